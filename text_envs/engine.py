@@ -1,0 +1,374 @@
+"""The token-level MDP on arrays: writing tokens, ending turns and episodes, asking for rewards.
+
+The engine knows nothing of Gymnasium. It moves rows of preallocated arrays forward; what to do
+with a finished row (reset it now, at the next step, or not at all) is decided by its callers,
+`vector.TokenVectorEnv` and `core.TokenEnv`, which are two thin faces of this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium.utils import seeding
+from numpy.typing import NDArray
+
+from text_envs.rewards.base import RewardModel, score
+from text_envs.tasks.base import Task
+from text_envs.types import EpisodeBatch, Replies, Role, Turns
+
+__all__ = ["Outcome", "TokenEngine"]
+
+# Start examples are drawn in blocks: one call of a generator costs as much as a whole array step.
+_DRAWS = 32
+
+Rows = NDArray[np.int64]
+
+
+@dataclass
+class Outcome:
+    """What one step did to the rows that took part, all arrays over every row of the engine.
+
+    Attributes:
+        rewards: `(N,)`.
+        terms: the ledger; each `(N,)`, together they sum to `rewards`.
+        terminated: `(N,)` True where the episode has just ended.
+        truncated: `(N,)` True where the outer limit `max_episode_steps` cut it.
+        rows: the rows that ended, in the order of `episodes`.
+        episodes: the ended episodes, or None.
+    """
+
+    rewards: NDArray[np.float64]
+    terms: dict[str, NDArray[np.float64]]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    rows: Rows
+    episodes: EpisodeBatch | None
+
+
+class TokenEngine:
+    """N rows of one task.
+
+    Attributes:
+        tokens: `(N, L)` int64, the observations; `L = prompt_length + max_tokens`.
+        position: `(N,)` the next column to write.
+        running: `(N,)` True between a start and the end of the episode.
+        example_index: `(N,)` the example each row is about.
+        rngs: one generator a row: row i of a batch behaves as a single environment would that
+            was seeded like row i.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        reward_model: RewardModel | None,
+        num_envs: int,
+        *,
+        max_episode_steps: int | None = None,
+    ) -> None:
+        self.task = task
+        self.reward_model = reward_model
+        self.num_envs = num_envs
+        self.max_episode_steps = max_episode_steps
+        self.prompt_length = task.prompt_length
+        self.num_columns = task.prompt_length + task.max_tokens
+        tokenizer = self.tokenizer = task.tokenizer
+        # One table look-up tells whether a token ends the turn. An id that stands for no text
+        # (a special token of a foreign tokenizer) ends it too: a random agent must be able to
+        # draw it, and a sequence must never contain it.
+        self._ends_turn = np.array(tokenizer.forbidden, dtype=bool)
+        self._any_forbidden = bool(self._ends_turn.any())
+        self._ends_turn[tokenizer.eos_id] = True
+
+        self.tokens = np.full((num_envs, self.num_columns), tokenizer.pad_id, dtype=np.int64)
+        self._flat = self.tokens.reshape(-1)
+        self._offset = np.arange(num_envs, dtype=np.int64) * self.num_columns
+        self.all_rows = np.arange(num_envs, dtype=np.int64)
+        # Only prefixes and replies are marked; that all other generated columns are actions
+        # needs no write per step.
+        self.marks = np.zeros((num_envs, self.num_columns), dtype=np.int8)
+        self.marked = task.multi_turn
+        self.position = np.full(num_envs, self.prompt_length, dtype=np.int64)
+        self.turn_start = self.position.copy()
+        self.prefix_stop = self.position.copy()
+        self.running = np.zeros(num_envs, dtype=bool)
+        self.example_index = np.full(num_envs, -1, dtype=np.int64)
+        self.memory = task.memory(num_envs)
+        self.rngs: list[np.random.Generator] = [seeding.np_random()[0] for _ in range(num_envs)]
+        self._drawn = np.zeros((num_envs, _DRAWS), dtype=np.int64)
+        self._next_draw = np.full(num_envs, _DRAWS, dtype=np.int64)
+
+    # -- starting ------------------------------------------------------------------------------
+
+    def set_rng(self, row: int, rng: np.random.Generator) -> None:
+        """Give a row its generator; what was drawn ahead from the former one is dropped."""
+        self.rngs[row] = rng
+        self._next_draw[row] = _DRAWS
+
+    def draw_examples(self, rows: Rows) -> NDArray[np.int64]:
+        """Return a uniformly drawn example for each of `rows`, from the row's own generator."""
+        for row in rows[self._next_draw[rows] == _DRAWS].tolist():
+            self._drawn[row] = self.rngs[row].integers(len(self.task), size=_DRAWS)
+            self._next_draw[row] = 0
+        drawn = self._drawn[rows, self._next_draw[rows]]
+        self._next_draw[rows] += 1
+        return drawn
+
+    def begin(self, rows: Rows, indices: NDArray[np.int64]) -> None:
+        """Start an episode about example `indices[i]` in `rows[i]`."""
+        self.tokens[rows, self.prompt_length :] = self.tokenizer.pad_id
+        self.tokens[rows, : self.prompt_length] = self.task.prompts(indices)
+        if self.marked:
+            self.marks[rows] = 0
+        self.position[rows] = self.turn_start[rows] = self.prefix_stop[rows] = self.prompt_length
+        self.example_index[rows] = indices
+        self.running[rows] = True
+        if self.memory:
+            self.task.begin(self.memory, rows, indices, [self.rngs[row] for row in rows.tolist()])
+
+    def feed_prefix(self, rows: Rows, prefixes: Sequence[Sequence[int]]) -> None:
+        """Write tokens that were not the agent's actions, replies to their turns included.
+
+        Raises:
+            ValueError: a prefix is out of range, ends the episode or leaves no free column.
+        """
+        lengths = np.array([len(prefix) for prefix in prefixes], dtype=np.int64)
+        self._check_prefixes(prefixes)
+        self.marked = True
+        for step in range(int(lengths.max(initial=0))):
+            taking = np.flatnonzero(lengths > step)
+            at = rows[taking]
+            ids = np.array([prefixes[i][step] for i in taking.tolist()], dtype=np.int64)
+            self.marks[at, self.position[at]] = Role.PREFIX
+            ended = self.advance(ids, at, score_episodes=False).rows
+            if len(ended):
+                short = prefixes[int(taking[np.flatnonzero(at == ended[0])[0]])]
+                raise ValueError(
+                    f"prefix {list(short)} ends the episode at its token {step} (row {ended[0]}); "
+                    "a prefix must leave something to do"
+                )
+        self.prefix_stop[rows] = self.position[rows]
+
+    def _check_prefixes(self, prefixes: Sequence[Sequence[int]]) -> None:
+        room, actions = self.task.max_tokens - 1, self.tokenizer.num_actions
+        for prefix in prefixes:
+            if len(prefix) > room:
+                raise ValueError(
+                    f"prefix has {len(prefix)} tokens; with max_tokens={self.task.max_tokens} at "
+                    f"most {room} fit, so that the agent has one to choose"
+                )
+            for token in prefix:
+                if not 0 <= token < actions or self.tokenizer.forbidden[token]:
+                    raise ValueError(
+                        f"prefix token {token} is not an action; accepted: 0..{actions - 1}"
+                    )
+
+    # -- stepping ------------------------------------------------------------------------------
+
+    def write_one(self, action: int) -> bool:
+        """Write one plain token into row 0 and return True; False if `advance` must do it.
+
+        The single environment's quick way: no array operation for a token that ends nothing.
+        """
+        if self._ends_turn[action] or self.max_episode_steps is not None:
+            return False
+        position = int(self.position[0])
+        if position + 1 >= self.num_columns:
+            return False
+        limit = self.task.max_turn_tokens
+        if limit is not None and position + 1 - int(self.turn_start[0]) >= limit:
+            return False
+        self._flat[position] = action
+        self.position[0] = position + 1
+        return True
+
+    def advance(
+        self, actions: NDArray[np.int64], rows: Rows | None = None, *, score_episodes: bool = True
+    ) -> Outcome:
+        """Write one token into each of `rows` (all rows if None) and settle what it ended.
+
+        Args:
+            actions: `(B,)` ids, already checked to be in range.
+            rows: `(B,)` the rows they belong to.
+            score_episodes: False while a prefix is fed, whose end would be an error anyway.
+
+        Raises:
+            RewardModelError: the reward model failed; the rows are as they were before.
+        """
+        whole = rows is None
+        rows = self.all_rows if rows is None else rows
+        position = self.position if whole else self.position[rows]
+        self._flat[(self._offset if whole else self._offset[rows]) + position] = actions
+        self.position[rows] += 1
+        position = self.position if whole else self.position[rows]
+        turn_over = self._ends_turn[actions]
+        if self.task.max_turn_tokens is not None:
+            turn_over |= position - self.turn_start[rows] >= self.task.max_turn_tokens
+        stopping = turn_over | (position == self.num_columns)
+
+        outcome = Outcome(
+            rewards=np.zeros(self.num_envs),
+            terms={},
+            terminated=np.zeros(self.num_envs, dtype=bool),
+            truncated=np.zeros(self.num_envs, dtype=bool),
+            rows=rows[:0],
+            episodes=None,
+        )
+        if stopping.any():
+            self._settle(rows, actions, turn_over, stopping, outcome, score_episodes)
+        if not outcome.terms:
+            outcome.terms["task"] = np.zeros(self.num_envs)
+        if self.max_episode_steps is not None:
+            self._truncate(rows, outcome)
+        return outcome
+
+    def _settle(
+        self,
+        rows: Rows,
+        actions: NDArray[np.int64],
+        turn_over: NDArray[np.bool_],
+        stopping: NDArray[np.bool_],
+        outcome: Outcome,
+        score_episodes: bool,
+    ) -> None:
+        """End turns, then episodes; undo the step if the reward model fails."""
+        remembered = {name: array.copy() for name, array in self.memory.items()}
+        before = self.position.copy(), self.turn_start.copy(), self.marks.copy()
+        at, ids, over = rows[stopping], actions[stopping], turn_over[stopping]
+        if self._any_forbidden:
+            written = self._offset[at] + self.position[at] - 1
+            self._flat[written] = np.where(
+                self.tokenizer.forbidden[ids], self.tokenizer.eos_id, ids
+            )
+        reasons = np.where(over, "stop", "length").astype(object)
+        if self._any_forbidden:
+            reasons[self.tokenizer.forbidden[ids]] = "forbidden"
+        done = np.ones(len(at), dtype=bool)
+        if self.task.multi_turn and over.any():
+            self._reply(at, np.flatnonzero(over), done, reasons, outcome)
+        ended = at[done]
+        if not len(ended):
+            return
+        outcome.rows = ended
+        outcome.terminated[ended] = True
+        outcome.episodes = self.episodes(ended, reasons[done].tolist())
+        if self.reward_model is not None and score_episodes:
+            try:
+                self._pay(ended, outcome)
+            except Exception:
+                self._undo(rows, before, remembered)
+                raise
+        self.running[ended] = False
+
+    def _undo(
+        self,
+        rows: Rows,
+        before: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int8]],
+        remembered: dict[str, NDArray[Any]],
+    ) -> None:
+        self.position, self.turn_start, self.marks = before
+        self.position[rows] -= 1
+        columns = np.arange(self.num_columns)
+        unwritten = columns >= np.maximum(self.position, self.prompt_length)[:, None]  # (N, L)
+        self.tokens[unwritten] = self.tokenizer.pad_id
+        for name, array in remembered.items():
+            self.memory[name][...] = array
+
+    def _reply(
+        self,
+        at: Rows,
+        over: NDArray[np.int64],
+        done: NDArray[np.bool_],
+        reasons: NDArray[Any],
+        outcome: Outcome,
+    ) -> None:
+        """Let the task answer the turns `over` (indices into `at`) that the agent has ended."""
+        rows = at[over]
+        turns = Turns(
+            rows=rows,
+            tokens=self.tokens[rows],
+            start=self.turn_start[rows],
+            stop=self.position[rows],
+            example_indices=self.example_index[rows],
+            memory=self.memory,
+            rngs=[self.rngs[row] for row in rows.tolist()],
+        )
+        replies = self.task.reply(turns)
+        outcome.rewards[rows] = replies.rewards
+        outcome.terms["task"] = outcome.rewards.copy()
+        done[over] = replies.done
+        reasons[over[replies.done]] = np.array(replies.finish_reasons, dtype=object)[replies.done]
+        going_on = np.flatnonzero(~replies.done)
+        self._write_replies(rows[going_on], replies, going_on)
+        full = going_on[self.position[rows[going_on]] == self.num_columns]
+        done[over[full]] = True
+        reasons[over[full]] = "length"
+
+    def _write_replies(self, rows: Rows, replies: Replies, which: NDArray[np.int64]) -> None:
+        """Append the replies; one that does not fit is cut at the last column."""
+        tokens = replies.tokens[which]  # (B, R)
+        lengths = np.count_nonzero(tokens != self.tokenizer.pad_id, axis=1)
+        columns = self.position[rows][:, None] + np.arange(tokens.shape[1])  # (B, R)
+        fits = (np.arange(tokens.shape[1]) < lengths[:, None]) & (columns < self.num_columns)
+        target = (np.broadcast_to(rows[:, None], columns.shape)[fits], columns[fits])
+        self.tokens[target] = tokens[fits]
+        self.marks[target] = Role.REPLY
+        self.position[rows] += fits.sum(axis=1)
+        self.turn_start[rows] = self.position[rows]
+
+    def _pay(self, ended: Rows, outcome: Outcome) -> None:
+        assert self.reward_model is not None and outcome.episodes is not None
+        for name, values in score(self.reward_model, outcome.episodes).items():
+            term = np.zeros(self.num_envs)
+            term[ended] = values
+            # A reward model on top of replies that pay for themselves keeps a name of its own.
+            key = name if name not in outcome.terms else "reward_model"
+            outcome.terms[key] = term
+            outcome.rewards += term
+
+    def _truncate(self, rows: Rows, outcome: Outcome) -> None:
+        roles = self.roles(rows)
+        steps = np.count_nonzero(roles == Role.ACTION, axis=1)
+        cut = rows[(steps >= self.max_episode_steps) & ~outcome.terminated[rows]]
+        if not len(cut):
+            return
+        outcome.truncated[cut] = True
+        self.running[cut] = False
+        ended = np.flatnonzero(outcome.terminated | outcome.truncated)
+        reasons = dict.fromkeys(cut.tolist(), "truncated")
+        if outcome.episodes is not None:
+            reasons |= zip(outcome.rows.tolist(), outcome.episodes.finish_reasons, strict=True)
+        outcome.rows = ended
+        outcome.episodes = self.episodes(ended, [reasons[row] for row in ended.tolist()])
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def roles(self, rows: Rows) -> NDArray[np.int8]:
+        """Return who wrote each column of `rows`, `(B, L)`, see `Role`."""
+        roles = self.marks[rows]
+        columns = np.arange(self.num_columns)
+        written = columns < self.position[rows][:, None]
+        written[:, : self.prompt_length] = False
+        roles[written & (roles == Role.PAD)] = Role.ACTION
+        prompt = self.tokens[rows, : self.prompt_length] != self.tokenizer.pad_id
+        roles[:, : self.prompt_length] = np.where(prompt, Role.PROMPT, Role.PAD)
+        return roles
+
+    def episodes(self, rows: Rows, finish_reasons: Sequence[str]) -> EpisodeBatch:
+        """Return a copy of `rows` as episodes."""
+        return EpisodeBatch(
+            self.tokens[rows],
+            self.roles(rows),
+            prompt_length=self.prompt_length,
+            tokenizer=self.tokenizer,
+            example_indices=self.example_index[rows],
+            finish_reasons=finish_reasons,
+            get_example=self.task.example,
+        )
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return what each row may write, `(N, num_actions)`."""
+        allowed = ~np.asarray(self.tokenizer.forbidden, dtype=bool)
+        return np.broadcast_to(allowed, (self.num_envs, len(allowed))).copy()

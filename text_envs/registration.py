@@ -1,0 +1,36 @@
+"""The table of environment ids; adding one is one line here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+
+__all__ = ["list_ids", "register"]
+
+_NAMESPACE = "text_envs"
+
+
+def register(name: str, task: str, **kwargs: Any) -> None:
+    """Register `text_envs/<name>` for `gymnasium.make` and `gymnasium.make_vec`.
+
+    Args:
+        name: name and version, such as "Reviews-v0".
+        task: `"module:Class"` of the task.
+        **kwargs: default arguments; plain JSON values, so that the spec can be written to a file.
+    """
+    gym.register(
+        id=name if "/" in name else f"{_NAMESPACE}/{name}",
+        entry_point="text_envs.core:TokenEnv",
+        vector_entry_point="text_envs.vector:TokenVectorEnv",
+        kwargs={"task": task, **kwargs},
+    )
+
+
+def list_ids() -> list[str]:
+    """Return the ids of this suite, in alphabetical order."""
+    return sorted(id for id in gym.registry if id.startswith(f"{_NAMESPACE}/"))
+
+
+register("Reviews-v0", "text_envs.tasks.reviews:Reviews")
+register("Toy-v0", "text_envs.tasks.toy:Toy")

@@ -1,0 +1,7 @@
+"""Reward models: batched callables `(EpisodeBatch) -> (B,) or (B, K)`, resolved from names."""
+
+from text_envs.rewards.base import RewardModel, score
+from text_envs.rewards.builtin import Constant, Length, WeightedSum
+from text_envs.rewards.resolve import NAMES, resolve
+
+__all__ = ["NAMES", "Constant", "Length", "RewardModel", "WeightedSum", "resolve", "score"]

@@ -1,0 +1,93 @@
+"""What a reward model is, and the checked call that every environment makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from text_envs.errors import RewardModelError
+from text_envs.types import EpisodeBatch
+
+__all__ = ["RewardModel", "describe", "score"]
+
+# Returns (B,), or (B, K) with one column per name in the model's `components` attribute.
+RewardModel: TypeAlias = Callable[[EpisodeBatch], Any]
+
+
+def describe(model: RewardModel) -> str:
+    """Return the name by which messages speak of a reward model."""
+    name = getattr(model, "name", None) or getattr(model, "__name__", None)
+    return repr(name) if isinstance(name, str) else type(model).__name__
+
+
+def score(model: RewardModel, episodes: EpisodeBatch) -> dict[str, NDArray[np.float64]]:
+    """Call a reward model once and return its ledger.
+
+    Args:
+        model: the reward model.
+        episodes: the B finished episodes.
+
+    Returns:
+        `{"task": (B,)}`, or one entry `(B,)` per component of a model that returns `(B, K)`.
+
+    Raises:
+        RewardModelError: the model raised, returned another shape, or something not finite; the
+            message names the model, the example and the text, and the error carries `episodes`.
+    """
+    try:
+        returned = model(episodes)
+    except Exception as error:
+        raise RewardModelError(
+            f"reward model {describe(model)} raised {type(error).__name__}: {error}, scoring "
+            f"{len(episodes)} episodes, the first: {_quote(episodes, 0)}",
+            episodes,
+        ) from error
+    try:
+        values = np.asarray(returned, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise RewardModelError(
+            f"reward model {describe(model)} returned {type(returned).__name__}, not numbers "
+            f"({error}); expected an array of shape ({len(episodes)},)",
+            episodes,
+        ) from error
+    names = _components(model, values, episodes)
+    finite = np.isfinite(values).reshape(len(episodes), -1).all(axis=1)
+    if not finite.all():
+        row = int(np.flatnonzero(~finite)[0])
+        raise RewardModelError(
+            f"reward model {describe(model)} returned {values[row]} for {_quote(episodes, row)}; "
+            "rewards must be finite",
+            episodes,
+        )
+    if values.ndim == 1:
+        return {"task": values}
+    return {name: values[:, k] for k, name in enumerate(names)}
+
+
+def _components(
+    model: RewardModel, values: NDArray[np.float64], episodes: EpisodeBatch
+) -> tuple[str, ...]:
+    names = tuple(getattr(model, "components", ()))
+    count = len(episodes)
+    if values.ndim == 2 and len(values) == count:
+        names = names or tuple(f"component_{k}" for k in range(values.shape[1]))
+        if len(names) == values.shape[1]:
+            return names
+    elif values.shape == (count,):
+        return names
+    accepted = f"({count},) or ({count}, K)" if not names else f"({count}, {len(names)})"
+    raise RewardModelError(
+        f"reward model {describe(model)} returned shape {values.shape} for {count} episodes; "
+        f"accepted: {accepted}. The first episode: {_quote(episodes, 0)}",
+        episodes,
+    )
+
+
+def _quote(episodes: EpisodeBatch, row: int) -> str:
+    return (
+        f"example {int(episodes.example_indices[row])}, prompt {episodes.prompts[row]!r}, "
+        f"text {episodes.texts[row]!r}"
+    )

@@ -1,0 +1,152 @@
+"""What a task is: prompts, the tokenizer, the limits, the default reward and, with turns, replies.
+
+A task holds no state of an episode. Whatever must be remembered between two turns lives in arrays
+that the environment owns (`memory`), so one task object serves any number of rows, and an
+environment can save, restore and restart every row without asking the task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from text_envs.tokenizers import Tokenizer
+from text_envs.types import Example, Replies, Turns
+
+__all__ = ["Task", "encode_prompts"]
+
+
+class Task:
+    """A list of examples to continue; subclass it for replies, memory or generated examples.
+
+    Adding a task is one file: subclass, pass the examples to `super().__init__`, register the id.
+
+    Attributes:
+        tokenizer: turns prompts into ids and ids into text.
+        prompt_length: columns reserved for the prompt.
+        max_tokens: columns for everything generated, replies included.
+        max_turn_tokens: tokens after which a turn of the agent ends by itself, or None.
+        multi_turn: True where `reply` answers a finished turn instead of ending the episode.
+        reward: what `text_envs.rewards.resolve` turns into the default reward model, or None
+            where the replies carry the whole reward.
+    """
+
+    multi_turn: ClassVar[bool] = False
+    max_turn_tokens: int | None = None
+    reward: Any = None
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        *,
+        tokenizer: Tokenizer,
+        prompt_length: int,
+        max_tokens: int,
+        truncate_prompts: bool = False,
+    ) -> None:
+        """Tokenise every prompt once.
+
+        Args:
+            examples: what to continue.
+            tokenizer: used for prompts and replies.
+            prompt_length: columns reserved for the prompt, at least 1.
+            max_tokens: columns for everything generated, at least 1.
+            truncate_prompts: keep the last `prompt_length` tokens of a longer prompt instead of
+                refusing it.
+
+        Raises:
+            ValueError: no examples, a limit below 1, or a prompt that does not fit.
+        """
+        for name, value in (("prompt_length", prompt_length), ("max_tokens", max_tokens)):
+            if not isinstance(value, int | np.integer) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        if len(examples) == 0:
+            raise ValueError(f"{type(self).__name__} needs at least one example, got none")
+        self.tokenizer = tokenizer
+        self.prompt_length = int(prompt_length)
+        self.max_tokens = int(max_tokens)
+        self.examples = examples
+        self._prompts = encode_prompts(
+            [example.prompt for example in examples],
+            tokenizer,
+            self.prompt_length,
+            truncate=truncate_prompts,
+        )
+
+    def __len__(self) -> int:
+        """Return the number of examples; the start of an episode is drawn uniformly from them."""
+        return len(self.examples)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Task:
+        """Return self: reading a Gymnasium spec copies its arguments, and a task is stateless."""
+        return self
+
+    def example(self, index: int) -> Example:
+        """Return example number `index`, `0 <= index < len(self)`."""
+        return self.examples[index]
+
+    def prompts(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the left-padded prompts `(B, prompt_length)` of the examples `indices` `(B,)`."""
+        return self._prompts[indices]
+
+    def memory(self, num_envs: int) -> dict[str, NDArray[Any]]:
+        """Return the arrays, first axis `num_envs`, in which the task remembers an episode."""
+        return {}
+
+    def begin(
+        self,
+        memory: Mapping[str, NDArray[Any]],
+        rows: NDArray[np.int64],
+        indices: NDArray[np.int64],
+        rngs: Sequence[np.random.Generator],
+    ) -> None:
+        """Prepare `memory[name][rows]` for episodes about the examples `indices`.
+
+        Args:
+            memory: the arrays made by `memory`.
+            rows: `(B,)` the rows that start.
+            indices: `(B,)` the examples they start from.
+            rngs: one generator a starting row.
+        """
+
+    def reply(self, turns: Turns) -> Replies:
+        """Answer the turns that have just ended; called only where `multi_turn`."""
+        raise NotImplementedError(f"{type(self).__name__} is multi_turn and must define reply()")
+
+
+def encode_prompts(
+    prompts: Sequence[str], tokenizer: Tokenizer, prompt_length: int, *, truncate: bool = False
+) -> NDArray[np.int64]:
+    """Return the prompts left-padded to `(len(prompts), prompt_length)`.
+
+    Args:
+        prompts: the texts.
+        tokenizer: its `encode_prompt` decides what a prompt starts with.
+        prompt_length: columns of the result.
+        truncate: keep the begin token and the last words of a longer prompt.
+
+    Raises:
+        ValueError: a prompt has more tokens than `prompt_length` and `truncate` is False; the
+            message names the prompt and by how much.
+    """
+    encoded = np.full((len(prompts), prompt_length), tokenizer.pad_id, dtype=np.int64)
+    for row, prompt in enumerate(prompts):
+        ids = tokenizer.encode_prompt(prompt)
+        if len(ids) > prompt_length:
+            if not truncate:
+                raise ValueError(
+                    f"prompt {row} has {len(ids)} tokens, {len(ids) - prompt_length} more than "
+                    f"prompt_length={prompt_length}: {_shorten(prompt)!r}. Raise prompt_length, "
+                    "or pass truncate_prompts=True to keep the last tokens."
+                )
+            head = ids[:1] if ids[0] == tokenizer.bos_id else []
+            ids = head + ids[len(ids) - prompt_length + len(head) :]
+        encoded[row, prompt_length - len(ids) :] = ids
+    return encoded
+
+
+def _shorten(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,115 @@
+"""Movie reviews: real words, a bundled language model, a learned reward that can be exploited."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from text_envs.errors import suggest
+from text_envs.tasks.base import Task
+from text_envs.tasks.data import load_examples
+from text_envs.tokenizers import load_tokenizer
+from text_envs.types import Example
+
+__all__ = ["PROMPTS", "SPLITS", "Reviews"]
+
+PROMPTS = Path(__file__).parent.parent / "assets" / "reviews" / "prompts.jsonl"
+SPLITS = ("train", "validation", "test")
+
+
+class Reviews(Task):
+    """Continue the opening of a movie review so that it reads as praise.
+
+    ## Description
+    The agent is given the first words of a short movie review and writes the rest, one word at a
+    time. A learned model of sentiment pays for praise. It can be exploited, by repeating the
+    words it likes, which is the point: what an agent does about it is what the methods of this
+    suite are about. Everything works offline: words, prompts, reward and a small language model
+    (`agents.load_lm("reviews")`) are bundled, see `text_envs/assets/reviews/card.json`.
+
+    ## Action Space
+    `Discrete(num_actions)`: every known word or punctuation mark, and the end of the text.
+    Unknown words, padding and the begin token lie outside the action space.
+
+    ## Observation Space
+    `Box(0, vocab_size - 1, (32,), int64)`: 8 prompt columns, left-padded, and 24 columns for the
+    continuation, right-padded.
+
+    ## Rewards
+    0 until the text ends, then the probability, by a linear model over the agent's words, that
+    the review is favourable. `reward=` takes any other reward model.
+
+    ## Starting State
+    An opening drawn uniformly from the split; `reset(options={"index": 3})` chooses one.
+
+    ## Episode End
+    The end-of-text token (`finish_reason="stop"`) or 24 tokens (`"length"`); both terminate.
+
+    ## Information
+    `reward_terms` at every step; `finish_reason`, `text`, `roles` and `example_index` at the end.
+
+    ## Arguments
+    `split="train"`: or "validation", "test". `dataset=None`: a text file, a JSON-lines file, a
+    Hub name or a list of prompts in place of the bundled openings. `field=None`: the key of the
+    prompt in it. `opening_words=None`: keep that many words of each text as the prompt and the
+    rest as its reference. `tokenizer=None`: any transformers tokenizer, or its name.
+    `prompt_length=8`, `max_tokens=24`: columns. `truncate_prompts=False`: shorten prompts that
+    do not fit instead of refusing them. `reward`, `reward_kwargs`, `action_mask`, `render_mode`
+    as in every environment.
+
+    ## Version History
+    v0: first version.
+
+    ## References
+    Positive continuation of movie reviews is the first task of Ziegler et al., "Fine-tuning
+    language models from human preferences", 2019, arXiv 1909.08593, and of most papers since.
+    """
+
+    reward = "sentiment"
+
+    def __init__(
+        self,
+        *,
+        split: str = "train",
+        dataset: Any = None,
+        field: str | None = None,
+        opening_words: int | None = None,
+        tokenizer: Any = None,
+        prompt_length: int = 8,
+        max_tokens: int = 24,
+        truncate_prompts: bool = False,
+    ) -> None:
+        """Load the openings.
+
+        Args:
+            split: which part of the data.
+            dataset: prompts of your own, see `text_envs.tasks.data.load_examples`.
+            field: the key that holds the prompt in `dataset`.
+            opening_words: cut each text after that many words.
+            tokenizer: a tokenizer, or its name; default the bundled word tokenizer.
+            prompt_length: columns for the prompt.
+            max_tokens: columns for the continuation.
+            truncate_prompts: keep the last tokens of a prompt that does not fit.
+        """
+        if dataset is None and split not in SPLITS:
+            raise ValueError(f"unknown split {split!r}.{suggest(str(split), SPLITS)}")
+        examples = load_examples(PROMPTS if dataset is None else dataset, split=split, field=field)
+        if opening_words is not None:
+            examples = [_open(example, opening_words) for example in examples]
+        super().__init__(
+            examples,
+            tokenizer=load_tokenizer("reviews" if tokenizer is None else tokenizer),
+            prompt_length=prompt_length,
+            max_tokens=max_tokens,
+            truncate_prompts=truncate_prompts,
+        )
+
+
+def _open(example: Example, words: int) -> Example:
+    """Keep the first `words` words as the prompt; what they leave is the reference."""
+    if words < 1:
+        raise ValueError(f"opening_words must be at least 1, got {words!r}")
+    parts = example.prompt.split()
+    rest = " ".join(parts[words:])
+    references = example.references or ((rest,) if rest else ())
+    return Example(" ".join(parts[:words]), references, example.metadata)
