@@ -1,0 +1,195 @@
+"""The Stable-Baselines3 face: a `VecEnv` over the native batch, without a loop over environments.
+
+Importing this module imports Stable-Baselines3 and with it torch; the rest of the package does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
+
+from text_envs.engine import Outcome
+from text_envs.starts import start
+from text_envs.types import Role
+from text_envs.vector import AutoresetMode, TokenVectorEnv
+
+__all__ = ["TokenVecEnv", "make_sb3"]
+
+
+def make_sb3(
+    env: Any = "text_envs/Reviews-v0",
+    num_envs: int = 16,
+    *,
+    seed: int | None = None,
+    **kwargs: Any,
+) -> TokenVecEnv:
+    """Return N rows of an environment as a Stable-Baselines3 `VecEnv`.
+
+    Args:
+        env: a registered id, a `TokenVectorEnv`, or anything `TokenVectorEnv` takes as a task.
+        num_envs: the number of rows.
+        seed: row i is seeded with `seed + i` at the next reset.
+        **kwargs: arguments of the environment, as in `gymnasium.make_vec`.
+
+    >>> venv = make_sb3("text_envs/Toy-v0", num_envs=2, seed=0)
+    >>> venv.reset().shape
+    (2, 4)
+    """
+    if isinstance(env, TokenVectorEnv):
+        native = env
+    elif isinstance(env, str) and "/" in env:
+        made = gym.make_vec(
+            env, num_envs=num_envs, vectorization_mode="vector_entry_point", **kwargs
+        )
+        native = made.unwrapped  # type: ignore[assignment]
+    else:
+        native = TokenVectorEnv(env, num_envs=num_envs, **kwargs)
+    venv = TokenVecEnv(native)
+    if seed is not None:
+        venv.seed(seed)
+    return venv
+
+
+class TokenVecEnv(VecEnv):
+    """A `TokenVectorEnv` with the conventions of Stable-Baselines3.
+
+    A finished row is reset within the step. Its info carries `terminal_observation`,
+    `TimeLimit.truncated`, `episode` (return `r`, length `l` in agent tokens), `finish_reason`,
+    `text`, `roles` and `example_index`; the info of every row that was paid carries
+    `reward_terms`. The empty infos of the other rows keep a step cheap.
+
+    Attributes:
+        env: the native batch, for `get_state`, `set_state` and everything else.
+    """
+
+    def __init__(self, env: TokenVectorEnv) -> None:
+        """Present `env`.
+
+        Args:
+            env: the native batch; its own autoreset mode is set aside.
+        """
+        self.env = env
+        self.env.autoreset_mode = AutoresetMode.SAME_STEP
+        self.env.metadata["autoreset_mode"] = AutoresetMode.SAME_STEP
+        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+        self._returns = np.zeros(self.num_envs)
+        self._actions: NDArray[np.int64] = np.zeros(self.num_envs, dtype=np.int64)
+
+    def reset(self) -> NDArray[np.int64]:
+        """Start an episode in every row and return the observations `(N, L)`."""
+        engine = self.env.engine
+        if any(seed is not None for seed in self._seeds):
+            self.env._seed_rows(self._seeds)
+        if any(self._options):
+            for row, options in enumerate(self._options):
+                start(engine, engine.all_rows[row : row + 1], options)
+        else:
+            start(engine, engine.all_rows)
+        self._reset_seeds()
+        self._reset_options()
+        self._returns[:] = 0.0
+        self.reset_infos = [{"example_index": i} for i in engine.example_index.tolist()]
+        return engine.tokens.copy()
+
+    def step_async(self, actions: NDArray[np.int64]) -> None:
+        """Remember one token a row, `(N,)`."""
+        self._actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Write the tokens.
+
+        Returns:
+            Observations `(N, L)`, rewards `(N,)` float32, dones `(N,)`, and one info a row.
+
+        Raises:
+            RewardModelError: the reward model failed; the step was undone and can be repeated.
+        """
+        engine = self.env.engine
+        ids = self.env._checked(self._actions)
+        if not engine.running.all():
+            raise RuntimeError("step() before reset(); call reset() first")
+        outcome = engine.advance(ids)
+        self._returns += outcome.rewards
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        if outcome.rewards.any() or outcome.episodes is not None:
+            self._fill_infos(infos, outcome)
+        observations = engine.tokens.copy()
+        dones = outcome.terminated | outcome.truncated
+        return observations, outcome.rewards.astype(np.float32), dones, infos
+
+    def _fill_infos(self, infos: list[dict[str, Any]], outcome: Outcome) -> None:
+        paid = outcome.rewards != 0
+        paid[outcome.rows] = True
+        terms = {name: values.tolist() for name, values in outcome.terms.items()}
+        for row in np.flatnonzero(paid).tolist():
+            infos[row]["reward_terms"] = {name: values[row] for name, values in terms.items()}
+        episodes = outcome.episodes
+        if episodes is None:
+            return
+        lengths = np.count_nonzero(episodes.roles == Role.ACTION, axis=1).tolist()
+        for k, row in enumerate(outcome.rows.tolist()):
+            infos[row].update(
+                {
+                    "terminal_observation": episodes.tokens[k].copy(),
+                    "TimeLimit.truncated": bool(
+                        outcome.truncated[row] and not outcome.terminated[row]
+                    ),
+                    "episode": {"r": float(self._returns[row]), "l": lengths[k], "t": 0.0},
+                    "finish_reason": episodes.finish_reasons[k],
+                    "text": episodes.transcripts[k],
+                    "roles": episodes.roles[k].copy(),
+                    "example_index": int(episodes.example_indices[k]),
+                }
+            )
+        self._returns[outcome.rows] = 0.0
+        start(self.env.engine, outcome.rows)
+
+    # -- what Stable-Baselines3 asks of the environments behind the batch -------------------------
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return which tokens each row may write now, `(N, num_actions)`."""
+        return self.env.action_masks()
+
+    def close(self) -> None:
+        """Close the native batch."""
+        self.env.close()
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """Return an attribute of the native batch, once for each of `indices`."""
+        return [getattr(self.env, attr_name) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Set an attribute of the native batch, which all rows share."""
+        if len(list(self._get_indices(indices))) != self.num_envs:
+            raise ValueError(f"rows share their attributes; cannot set {attr_name!r} for some")
+        setattr(self.env, attr_name, value)
+
+    def env_method(
+        self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any
+    ) -> list[Any]:
+        """Call a method of the native batch once; rows of an array result go to their rows."""
+        result = getattr(self.env, method_name)(*args, **kwargs)
+        per_row = isinstance(result, np.ndarray) and len(result) == self.num_envs
+        return [result[i] if per_row else result for i in self._get_indices(indices)]
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
+    ) -> list[bool]:
+        """Return whether the rows do what `wrapper_class` does; they do what `Monitor` does."""
+        return [wrapper_class is Monitor for _ in self._get_indices(indices)]
+
+    def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
+        """Return an image of every row where the render mode is `rgb_array`."""
+        if self.env.render_mode != "rgb_array":
+            return [None for _ in range(self.num_envs)]
+        return list(self.env.render() or ())
+
+    def _get_indices(self, indices: VecEnvIndices) -> Iterable[int]:
+        return super()._get_indices(indices)
