@@ -42,7 +42,7 @@ class TokenEnv(gym.Env[NDArray[np.int64], np.int64]):
     an episode adds `finish_reason`, `text`, `roles` (who wrote each column) and `example_index`.
     """
 
-    metadata: dict[str, Any] = {  # noqa: RUF012 - Gymnasium declares it as an instance variable
+    metadata: dict[str, Any] = {
         "render_modes": render.MODES,
         "render_fps": 10,
     }

@@ -6,17 +6,19 @@ from typing import Any
 
 import gymnasium as gym
 
+from text_envs.tasks.base import Task
+
 __all__ = ["list_ids", "register"]
 
 _NAMESPACE = "text_envs"
 
 
-def register(name: str, task: str, **kwargs: Any) -> None:
+def register(name: str, task: str | type[Task], **kwargs: Any) -> None:
     """Register `text_envs/<name>` for `gymnasium.make` and `gymnasium.make_vec`.
 
     Args:
         name: name and version, such as "Reviews-v0".
-        task: `"module:Class"` of the task.
+        task: `"module:Class"` of the task; or the class itself, for ids of one process.
         **kwargs: default arguments; plain JSON values, so that the spec can be written to a file.
     """
     gym.register(

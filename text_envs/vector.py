@@ -54,7 +54,7 @@ class TokenVectorEnv(gym.vector.VectorEnv[Array, Array, Array]):
     `example_index` where an episode has ended.
     """
 
-    metadata: dict[str, Any] = {  # noqa: RUF012 - an instance replaces it by its own
+    metadata: dict[str, Any] = {
         "render_modes": render.MODES,
         "render_fps": 10,
         "autoreset_mode": AutoresetMode.NEXT_STEP,

@@ -8,13 +8,16 @@ environment can save, restore and restart every row without asking the task.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from text_envs.tokenizers import Tokenizer
 from text_envs.types import Example, Replies, Turns
+
+if TYPE_CHECKING:
+    from text_envs.demonstrations import Demonstrations
 
 __all__ = ["Task", "encode_prompts"]
 
@@ -30,11 +33,13 @@ class Task:
         max_tokens: columns for everything generated, replies included.
         max_turn_tokens: tokens after which a turn of the agent ends by itself, or None.
         multi_turn: True where `reply` answers a finished turn instead of ending the episode.
+        qualities: what `demonstrations` can play; a task with a script adds "expert" and "mixed".
         reward: what `text_envs.rewards.resolve` turns into the default reward model, or None
             where the replies carry the whole reward.
     """
 
     multi_turn: ClassVar[bool] = False
+    qualities: ClassVar[tuple[str, ...]] = ("random",)
     max_turn_tokens: int | None = None
     reward: Any = None
 
@@ -115,6 +120,30 @@ class Task:
     def reply(self, turns: Turns) -> Replies:
         """Answer the turns that have just ended; called only where `multi_turn`."""
         raise NotImplementedError(f"{type(self).__name__} is multi_turn and must define reply()")
+
+    def script(self, turns: Turns, qualities: Sequence[str]) -> Sequence[Sequence[int]]:
+        """Return the next whole turn of a scripted player for each row, end token included.
+
+        Args:
+            turns: the rows whose agent is about to begin a turn; `start` and `stop` are the column
+                it will write first, `rngs` are the player's own.
+            qualities: how well to play each row, never "random".
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no scripted player")
+
+    def draw_qualities(self, quality: str, rngs: Sequence[np.random.Generator]) -> list[str]:
+        """Return the quality of each episode of a run; "mixed" is a fair coin between two."""
+        if quality != "mixed":
+            return [quality] * len(rngs)
+        return ["expert" if rng.random() < 0.5 else "random" for rng in rngs]
+
+    def demonstrations(
+        self, n: int, *, quality: str = "expert", seed: int = 0, reward: Any = None
+    ) -> Demonstrations:
+        """Return `n` episodes of a scripted player, see `text_envs.demonstrations.demonstrate`."""
+        from text_envs.demonstrations import demonstrate  # plays on the engine, which needs tasks
+
+        return demonstrate(self, n, quality=quality, seed=seed, reward=reward)
 
 
 def encode_prompts(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from text_envs.tasks.base import Task
 from text_envs.tokenizers import WordTokenizer
-from text_envs.types import EpisodeBatch, Example
+from text_envs.types import EpisodeBatch, Example, Turns
 
 __all__ = ["Toy", "ab_reward"]
 
@@ -61,6 +63,7 @@ class Toy(Task):
     """
 
     reward = staticmethod(ab_reward)
+    qualities = ("random", "mixed", "expert")
 
     def __init__(self, *, max_tokens: int = 3) -> None:
         """Build the task.
@@ -74,3 +77,7 @@ class Toy(Task):
             prompt_length=1,
             max_tokens=max_tokens,
         )
+
+    def script(self, turns: Turns, qualities: Sequence[str]) -> Sequence[Sequence[int]]:
+        """Write the one best text: "a b" and the end."""
+        return [[*self.tokenizer.encode("a b"), self.tokenizer.eos_id] for _ in qualities]

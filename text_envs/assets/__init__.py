@@ -1,0 +1,1 @@
+"""Small bundled artefacts, and the scripts that made them."""

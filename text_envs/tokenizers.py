@@ -1,0 +1,367 @@
+"""Text to token ids and back: word, character and transformers tokenizers behind one protocol.
+
+The built-in tokenizers order their ids as words `0..W-1`, end of text `W`, then padding, begin and
+unknown, so that the action space `Discrete(W + 1)` holds exactly what may be written.
+Token ids are the truth of an episode; text is decoded from them, never encoded again.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from text_envs.words import BOS, EOS, PAD, UNK, has_word_rules, join, pieces, split, to_json
+
+__all__ = ["CharTokenizer", "HFTokenizer", "Tokenizer", "WordTokenizer", "load_tokenizer"]
+
+_ASSETS = Path(__file__).parent / "assets"
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What an environment and a policy need to know about the tokens.
+
+    Attributes:
+        vocab_size: ids `0..vocab_size-1` occur in observations.
+        num_actions: ids `0..num_actions-1` form the action space.
+        pad_id: marks absence only; never an action and never equal to `eos_id`.
+        eos_id: ends the text, or the turn; it is an action.
+        bos_id: starts every prompt, or None where the tokenizer has no such token.
+        unk_id: stands for an unknown word in prompts, or None; never an action.
+        forbidden: boolean, shape `(num_actions,)`; True where an id may not be written.
+    """
+
+    vocab_size: int
+    num_actions: int
+    pad_id: int
+    eos_id: int
+    forbidden: NDArray[np.bool_]
+
+    @property
+    def bos_id(self) -> int | None:
+        """See the attributes above."""
+        ...
+
+    @property
+    def unk_id(self) -> int | None:
+        """See the attributes above."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text`, without begin or end."""
+        ...
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Return the ids of `text` as the start of a sequence; never empty."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of `ids`; padding, begin and end are skipped."""
+        ...
+
+
+class _BuiltinTokenizer:
+    """What the word and the character tokenizer share: the order of ids and the look-up."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words = tuple(words)  # a set would give other ids in every process
+        n = len(self.words)
+        if n == 0:
+            raise ValueError("a tokenizer needs at least one word, got none")
+        taken = Counter((*self.words, EOS, PAD, BOS, UNK))
+        twice = [word for word, count in taken.items() if count > 1 or not word]
+        if twice:
+            raise ValueError(
+                f"words must be distinct, not empty and none of {EOS} {PAD} {BOS} {UNK}; "
+                f"got {twice[:5]}"
+            )
+        self.eos_id, self.pad_id, self.bos_id, self.unk_id = n, n + 1, n + 2, n + 3
+        self.num_actions, self.vocab_size = n + 1, n + 4
+        self.forbidden: NDArray[np.bool_] = np.zeros(self.num_actions, dtype=np.bool_)
+        self.forbidden.flags.writeable = False
+        self._ids = {word: index for index, word in enumerate((*self.words, EOS, PAD, BOS))}
+        self._ids[UNK] = self.unk_id
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Return the begin id followed by the ids of `text`."""
+        return [self.bos_id, *self.encode(text)]
+
+    def encode(self, text: str) -> list[int]:
+        raise NotImplementedError
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _BuiltinTokenizer:
+        # Immutable: Gymnasium deep-copies the arguments of every environment it makes.
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self.words == getattr(other, "words", None)
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.words))
+
+
+class CharTokenizer(_BuiltinTokenizer):
+    """Every character of `alphabet` is a token; any other character is unknown.
+
+    `encode(decode(ids)) == ids` for all ids of the alphabet.
+
+    Args:
+        alphabet: the characters in the order of their ids.
+
+    Raises:
+        ValueError: `alphabet` is empty or repeats a character.
+
+    >>> tokenizer = CharTokenizer("abc")
+    >>> tokenizer.encode("cab"), tokenizer.decode([2, 0, 1, tokenizer.eos_id])
+    ([2, 0, 1], 'cab')
+    """
+
+    def __init__(self, alphabet: str) -> None:
+        super().__init__(tuple(alphabet))
+        self._pieces = (*self.words, "", "", "", "\N{REPLACEMENT CHARACTER}")
+
+    def encode(self, text: str) -> list[int]:
+        """Return one id per character."""
+        return [self._ids.get(character, self.unk_id) for character in text]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the characters of `ids`; an unknown one shows as the replacement character."""
+        return "".join(map(self._pieces.__getitem__, ids))
+
+    def __repr__(self) -> str:
+        return f"CharTokenizer({len(self.words)} characters)"
+
+
+class WordTokenizer(_BuiltinTokenizer):
+    """Words and punctuation marks are tokens, lower-cased and without accents.
+
+    "It's well-acted, isn't it?" becomes `it 's well - acted , is n't it ?`: clitics are tokens of
+    their own, hyphenated words are split, `...` and `--` (any spaced or long dash) are one token,
+    quotation marks are told apart as opening and closing. A word outside the vocabulary becomes
+    `<unk>`, which may stand in a prompt and can never be written.
+
+    `encode(decode(ids)) == ids` holds for sequences in which words stand as people write them. It
+    does not hold across runs of dots or dashes (`. ...` and `... .` look the same), for an opening
+    quotation mark with nothing after it to quote or a closing one with nothing before it, for the
+    end of a word put after an apostrophe or a number split at its point, and it drops begin, end
+    and padding. Decoded text is what people read; the ids stay the record.
+
+    Args:
+        words: the vocabulary in the order of its ids, as `split` yields the words.
+
+    Raises:
+        ValueError: `words` is empty, repeats a word or contains a special token.
+
+    >>> tokenizer = WordTokenizer(["the", "plot", "is", "n't", "thin", "."])
+    >>> tokenizer.encode("The plot isn't THIN.")
+    [0, 1, 2, 3, 4, 5]
+    >>> tokenizer.decode([0, 1, 2, 3, 4, 5, tokenizer.eos_id])
+    "the plot isn't thin."
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        super().__init__(words)
+        self._pieces = [*pieces(self.words), "", "", "", " " + UNK]
+
+    @staticmethod
+    def split(text: str) -> list[str]:
+        """Return the tokens of `text` as words, known or not."""
+        return split(text)
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[str], max_words: int = 4000) -> WordTokenizer:
+        """Build a vocabulary of the `max_words` most frequent words, ties in the order met."""
+        return cls.from_words((cls.split(text) for text in texts), max_words)
+
+    @classmethod
+    def from_words(cls, texts: Iterable[Iterable[str]], max_words: int = 4000) -> WordTokenizer:
+        """Build a vocabulary as `from_texts` does, from texts already split into words."""
+        if max_words < 1:
+            raise ValueError(f"max_words must be at least 1, got {max_words}")
+        counts = Counter(word for text in texts for word in text if word != UNK)
+        return cls([word for word, _ in counts.most_common(max_words)])
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> WordTokenizer:
+        """Read a `tokenizer.json` that `save` wrote, or the folder that holds one.
+
+        Raises:
+            ValueError: the file was not written by `save` (its rules differ from this class's).
+        """
+        file = Path(path)
+        file = file / "tokenizer.json" if file.is_dir() else file
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not has_word_rules(content):
+            raise ValueError(
+                f"{file} is no vocabulary of WordTokenizer; load it through transformers: "
+                "load_tokenizer(transformers.AutoTokenizer.from_pretrained(...))"
+            )
+        ids: dict[str, int] = content["model"]["vocab"]
+        tokenizer = cls(sorted(ids, key=ids.__getitem__)[:-4])
+        if tokenizer._ids != ids:
+            raise ValueError(f"{file} does not end with {EOS} {PAD} {BOS} {UNK}")
+        return tokenizer
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a `tokenizer.json` that `from_file` and `transformers` both read."""
+        text = json.dumps(to_json(self._ids), ensure_ascii=False, indent=1)
+        Path(path).write_text(text + "\n", encoding="utf-8")
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of the words of `text`; unknown words become `unk_id`."""
+        return self.ids(self.split(text))
+
+    def ids(self, words: Iterable[str]) -> list[int]:
+        """Return the ids of words as `split` yields them."""
+        return [self._ids.get(word, self.unk_id) for word in words]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return running text: punctuation and clitics attached, quotation marks closed."""
+        return join(map(self._pieces.__getitem__, ids))
+
+    def __repr__(self) -> str:
+        return f"WordTokenizer({len(self.words)} words)"
+
+
+class HFTokenizer:
+    """The `Tokenizer` face of a tokenizer of `transformers`.
+
+    `num_actions` is one more than the highest id that may be written; special tokens below it,
+    except the end of text, and ids without a token are `forbidden`. Prompts get what the tokenizer
+    itself puts in front of a text (a begin token), and never what it puts behind.
+
+    Args:
+        tokenizer: any `transformers.PreTrainedTokenizerBase`, slow or fast.
+
+    Raises:
+        ValueError: it has no end token, no padding token, or one token for both.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.hf = tokenizer
+        eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+        name = type(tokenizer).__name__
+        if eos is None:
+            raise ValueError(
+                f"{name} has no end-of-text token, so no episode could end; name one: "
+                'tokenizer.add_special_tokens({"eos_token": "<eos>"})'
+            )
+        if pad is None or pad == eos:
+            fault = "has no padding token" if pad is None else f"pads with its end token ({eos})"
+            raise ValueError(
+                f"{name} {fault}; padding must differ from every token that may be written. "
+                'Remedy: tokenizer.add_special_tokens({"pad_token": "<pad>"})'
+            )
+        self.eos_id, self.pad_id = int(eos), int(pad)
+        self.bos_id: int | None = tokenizer.bos_token_id
+        self.unk_id: int | None = tokenizer.unk_token_id
+        known = np.fromiter(tokenizer.get_vocab().values(), dtype=np.int64)
+        self.vocab_size = int(known.max()) + 1
+        forbidden = np.ones(self.vocab_size, dtype=np.bool_)
+        forbidden[known] = False
+        forbidden[list(tokenizer.all_special_ids)] = True
+        forbidden[self.eos_id] = False
+        self.num_actions = int(np.flatnonzero(~forbidden)[-1]) + 1
+        self.forbidden: NDArray[np.bool_] = forbidden[: self.num_actions]
+        self.forbidden.flags.writeable = False
+        self._prefix = self._find_prefix()
+
+    def _find_prefix(self) -> list[int]:
+        """Return the ids that the tokenizer puts before a text."""
+        sample = "a"
+        whole, bare = list(self.hf(sample)["input_ids"]), self.encode(sample)
+        for start in range(len(whole) - len(bare) + 1):
+            if bare and whole[start : start + len(bare)] == bare:
+                return whole[:start]
+        return []
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text` without any special token added."""
+        return list(self.hf.encode(text, add_special_tokens=False))
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Return the ids of `text` after the tokenizer's own prefix; the end id if both are empty.
+
+        An empty prompt starts from the begin token where there is one.
+        """
+        ids = self._prefix + self.encode(text)
+        return ids or [self.eos_id if self.bos_id is None else self.bos_id]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of `ids` without special tokens."""
+        plain = [int(index) for index in ids]
+        return str(
+            self.hf.decode(plain, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HFTokenizer:
+        return self  # as heavy as its vocabulary, and never changed here
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, HFTokenizer):
+            return NotImplemented
+        same = self.hf is other.hf or self.hf.get_vocab() == other.hf.get_vocab()
+        return same and (self.eos_id, self.pad_id) == (other.eos_id, other.pad_id)
+
+    def __hash__(self) -> int:
+        return hash((self.vocab_size, self.eos_id, self.pad_id))
+
+    def __repr__(self) -> str:
+        return f"HFTokenizer({type(self.hf).__name__}, {self.vocab_size} tokens)"
+
+
+@functools.cache
+def _bundled(name: str) -> WordTokenizer:
+    return WordTokenizer.from_file(_ASSETS / name)
+
+
+def load_tokenizer(spec: object) -> Tokenizer:
+    """Return a tokenizer for `spec`.
+
+    Args:
+        spec: a `Tokenizer`, a tokenizer object of `transformers`, `"reviews"` for the bundled one,
+            a folder or file written by `WordTokenizer.save`, or whatever
+            `transformers.AutoTokenizer.from_pretrained` accepts (code from the Hub is never run).
+
+    Raises:
+        TypeError: `spec` is none of these kinds.
+        ImportError: transformers is needed and not installed.
+        ValueError: the tokenizer lacks an end or a padding token, or the name is not found.
+    """
+    if isinstance(spec, Tokenizer):
+        return spec
+    if hasattr(spec, "eos_token_id") and hasattr(spec, "get_vocab"):
+        return HFTokenizer(spec)
+    if not isinstance(spec, str | os.PathLike):
+        raise TypeError(
+            "tokenizer must be a Tokenizer, a tokenizer of transformers, 'reviews', a path or a "
+            f"Hub name; got {spec!r}"
+        )
+    if spec == "reviews":
+        return _bundled("reviews")
+    file = Path(spec) / "tokenizer.json" if Path(spec).is_dir() else Path(spec)
+    if file.is_file() and has_word_rules(json.loads(file.read_text(encoding="utf-8"))):
+        return WordTokenizer.from_file(file)
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise ImportError(
+            f"loading the tokenizer {str(spec)!r} needs transformers: "
+            "pip install 'text_envs[agents]'"
+        ) from error
+    try:
+        found = AutoTokenizer.from_pretrained(os.fspath(spec))
+    except (OSError, ValueError) as error:  # which of the two depends on how the name fails
+        raise ValueError(
+            f"no tokenizer {str(spec)!r}: it is neither 'reviews', nor a folder with a tokenizer, "
+            f"nor found under this name on the Hub ({error})"
+        ) from error
+    return HFTokenizer(found)
