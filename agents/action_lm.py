@@ -1,0 +1,313 @@
+"""A causal language model seen as a policy: observations in, scores of actions out.
+
+`ActionLM` is what the policy and the frozen reference have in common, so that both score the very
+distribution that is sampled: the scores of the ids below `num_actions`, divided by the
+temperature, with forbidden ids left out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from agents.cache import CachedDecoder
+from agents.encoding import encode
+from agents.functional import entropy, linear_log_probs, token_log_probs
+
+__all__ = ["ActionLM"]
+
+logger = logging.getLogger(__name__)
+
+
+class ActionLM(nn.Module):
+    """A causal language model restricted to the actions of a text environment.
+
+    The language model always runs in evaluation mode: with dropout, the log-probability of one
+    action would differ between two passes, and the ratio to the sampling policy would not start
+    at 1.
+
+    Args:
+        lm: any causal model of transformers with a backbone and a linear output layer.
+        num_actions: ids `0..num_actions-1` are actions.
+        pad_id: marks empty columns of an observation; never fed to the model.
+        bos_id: fed in the last prompt column of a row whose prompt is empty.
+        prompt_length: number of prompt columns; needed only where prompts may be empty.
+        forbidden: ids that are never written: their probability is exactly 0.
+        temperature: divides the scores, when sampling and when scoring alike.
+
+    Raises:
+        ValueError: an argument is out of range, or the model cannot serve.
+    """
+
+    _bias: Tensor
+
+    def __init__(
+        self,
+        lm: PreTrainedModel,
+        *,
+        num_actions: int,
+        pad_id: int,
+        bos_id: int | None = None,
+        prompt_length: int | None = None,
+        forbidden: Iterable[int] = (),
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        banned = sorted({int(i) for i in forbidden})
+        if banned and not 0 <= banned[0] <= banned[-1] < num_actions:
+            raise ValueError(f"forbidden ids must be actions 0..{num_actions - 1}, got {banned}")
+        if len(banned) == num_actions:
+            raise ValueError(f"all {num_actions} actions are forbidden; nothing could be written")
+        head = lm.get_output_embeddings()
+        if head is None or lm.base_model is lm:
+            raise ValueError(
+                f"{type(lm).__name__} has no separate backbone and output layer; accepted: causal "
+                "language models of transformers such as GPT2LMHeadModel or LlamaForCausalLM"
+            )
+        rows = int(cast(nn.Embedding, lm.get_input_embeddings()).weight.shape[0])
+        if num_actions > rows:
+            raise ValueError(
+                f"{type(lm).__name__} knows {rows} tokens, the environment has {num_actions} "
+                "actions: model and environment need the same tokenizer"
+            )
+        self.lm = lm
+        self.num_actions, self.temperature, self.num_tokens = num_actions, temperature, rows
+        self.pad_id, self.bos_id, self.prompt_length = pad_id, bos_id, prompt_length
+        # What stands in for padding in a tensor; not the id that makes transformers warn.
+        unwanted = {pad_id, lm.config.pad_token_id}
+        usable = [i for i in range(min(rows, 4)) if i not in unwanted]
+        self._fill_id, self._other_id = usable[0], usable[-1]
+        bias = torch.zeros(num_actions)
+        bias[banned] = -torch.inf
+        self.register_buffer("_bias", bias, persistent=False)
+        self._restricted = bool(banned)
+        self.hidden_size = int(head.weight.shape[1])
+        self._plain_head = type(head) is nn.Linear
+        self._check_positions()
+        self.eval()
+        self._logit_scale = self._probe_head()
+        self._decoder: CachedDecoder | None = None
+        self._cacheable = True
+
+    def train(self, mode: bool = True) -> ActionLM:
+        """Set the mode of everything but the language model, which never drops out."""
+        super().train(mode)
+        self.lm.train(False)
+        self._watched = tuple(self.lm.base_model.parameters())
+        return self
+
+    def like(self, lm: PreTrainedModel) -> ActionLM:
+        """Return the same restriction of another language model."""
+        return ActionLM(
+            lm,
+            num_actions=self.num_actions,
+            pad_id=self.pad_id,
+            bos_id=self.bos_id,
+            prompt_length=self.prompt_length,
+            forbidden=self._bias.isneginf().nonzero().flatten().tolist(),
+            temperature=self.temperature,
+        )
+
+    # -- observations --------------------------------------------------------------------------
+
+    def complete(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return observations `(n, L)` with a begin token where the prompt is empty.
+
+        Prompts are left-padded, so a prompt is empty where its last column is. Without this token
+        there would be nothing to condition the first action on.
+
+        Raises:
+            ValueError: a row is empty and `prompt_length` or `bos_id` is unknown.
+        """
+        if self.prompt_length:
+            column = self.prompt_length - 1
+            empty = tokens[:, column] == self.pad_id
+            if not empty.any():
+                return tokens
+            if self.bos_id is not None:
+                tokens = tokens.copy()
+                tokens[empty, column] = self.bos_id
+                return tokens
+        else:
+            empty = (tokens == self.pad_id).all(axis=1)
+            if not empty.any():
+                return tokens
+        raise ValueError(
+            f"observation {int(empty.argmax())} has an empty prompt; give the policy bos_id and "
+            f"prompt_length, got bos_id={self.bos_id}, prompt_length={self.prompt_length}"
+        )
+
+    # -- scoring -------------------------------------------------------------------------------
+
+    def encode(self, tokens: Tensor, columns: Tensor, mask: Tensor) -> Tensor:
+        """Return the hidden states at chosen columns, with gradients; see `agents.encoding`.
+
+        Args:
+            tokens: `(B, L)` int64 observations.
+            columns: `(B, T)` int64, columns that hold a token.
+            mask: bool `(B, T)`, which of `columns` to return.
+
+        Returns:
+            `(M, d)` hidden states in row-major order of the mask.
+        """
+        completed = self.complete(tokens.cpu().numpy())
+        return self._encode(torch.from_numpy(completed).to(tokens.device), columns, mask)
+
+    def _encode(self, tokens: Tensor, columns: Tensor, mask: Tensor) -> Tensor:
+        ids = {"pad_id": self.pad_id, "fill_id": self._fill_id}
+        return encode(self.lm.base_model, tokens, columns, mask, **ids)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return scores of the actions `(M, A)` in float32; forbidden ones are minus infinity."""
+        head = self.lm.get_output_embeddings()
+        if self._plain_head:
+            weight, bias, hidden = self._output(hidden)
+            return nn.functional.linear(hidden, weight, bias).float()
+        scores = cast(Tensor, head(hidden))[..., : self.num_actions].float()
+        return scores * (self._logit_scale / self.temperature) + self._bias
+
+    def log_probs(
+        self, hidden: Tensor, actions: Tensor, *, with_entropy: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return log-probabilities `(M,)` of actions and, if asked for, entropies `(M,)`."""
+        if self._plain_head:
+            weight, bias, hidden = self._output(hidden)
+            return linear_log_probs(hidden, weight, bias, actions, with_entropy=with_entropy)
+        logits = self.logits(hidden)
+        return token_log_probs(logits, actions), entropy(logits) if with_entropy else None
+
+    def _output(self, hidden: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return weight and bias of the actions, and hidden states that carry the temperature."""
+        head = cast(nn.Linear, self.lm.get_output_embeddings())
+        weight = head.weight[: self.num_actions]
+        scale = self._logit_scale / self.temperature
+        bias = None if head.bias is None else head.bias[: self.num_actions] * scale
+        if self._restricted:
+            forbidden = self._bias.to(weight.dtype)
+            bias = forbidden if bias is None else bias + forbidden
+        return weight, bias, hidden if scale == 1.0 else hidden * scale
+
+    # -- decoding ------------------------------------------------------------------------------
+
+    def decode(
+        self, tokens: NDArray[np.int64], rows: NDArray[np.int64] | None = None
+    ) -> tuple[Tensor, NDArray[np.int64]]:
+        """Return the state at each row's last token, continuing from the previous call.
+
+        See `CachedDecoder`. No gradient flows; the cache is dropped when the weights change.
+
+        Args:
+            tokens: `(n, L)` int64 observations.
+            rows: `(n,)` stable names of the rows; `0..n-1` if None.
+
+        Returns:
+            `(n, d)` hidden states and `(n,)` the columns of the last tokens.
+        """
+        tokens = self.complete(tokens)
+        device = self._bias.device
+        rows = np.arange(len(tokens)) if rows is None else rows
+        if self._decoder is None:
+            self._decoder = self._make_decoder(tokens.shape[1], device)
+        if self._cacheable:
+            return self._decoder.last_hidden(tokens, rows, device)
+        return self._encode_last(tokens, device)
+
+    @torch.inference_mode()
+    def _encode_last(
+        self, tokens: NDArray[np.int64], device: torch.device
+    ) -> tuple[Tensor, NDArray[np.int64]]:
+        last = tokens.shape[1] - 1 - (tokens != self.pad_id)[:, ::-1].argmax(axis=1)
+        columns = torch.from_numpy(last[:, None]).to(device)
+        mask = torch.ones_like(columns, dtype=torch.bool)
+        return self._encode(torch.from_numpy(tokens).to(device), columns, mask), last
+
+    def invalidate(self) -> None:
+        """Empty the cache; needed only after changing weights through `.data`."""
+        if self._decoder is not None:
+            self._decoder.invalidate()
+
+    def _fingerprint(self) -> int:
+        """Return a number that changes with every in-place update of a weight."""
+        return sum(p._version + p.data_ptr() for p in self._watched)
+
+    # -- checks at construction ----------------------------------------------------------------
+
+    def _check_positions(self) -> None:
+        implementation = getattr(self.lm.config, "_attn_implementation", "eager")
+        if implementation not in ("eager", "sdpa", None):
+            raise ValueError(
+                f"attention implementation {implementation!r} takes no mask of its own; load the "
+                "model with attn_implementation='sdpa' (or 'eager')"
+            )
+
+    def check_length(self, columns: int) -> None:
+        """Raise a ValueError if the model has fewer positions than an observation has columns."""
+        positions = getattr(self.lm.config, "max_position_embeddings", None)
+        if positions is not None and positions < columns:
+            raise ValueError(
+                f"{type(self.lm).__name__} has {positions} positions, observations have {columns} "
+                "columns; lower prompt_length or max_tokens of the environment"
+            )
+
+    @torch.no_grad()
+    def _probe_head(self) -> float:
+        """Return the factor between output layer and scores; some families scale them.
+
+        Raises:
+            ValueError: the scores are no multiple of what the output layer returns.
+        """
+        if getattr(self.lm.config, "final_logit_softcapping", None):
+            raise ValueError(f"{type(self.lm).__name__} caps its scores, which is not supported")
+        ids = torch.tensor([[self._fill_id, self._other_id]], device=self.lm.device)
+        scores = self.lm(input_ids=ids, use_cache=False).logits.float()
+        hidden = self.lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        plain = self.lm.get_output_embeddings()(hidden).float()
+        scale = float((scores * plain).sum() / plain.square().sum().clamp(min=1e-30))
+        scale = 1.0 if abs(scale - 1.0) < 1e-3 or not plain.any() else scale
+        tolerance = 1e-4 if self.lm.dtype == torch.float32 else 5e-2
+        if not torch.allclose(plain * scale, scores, rtol=tolerance, atol=tolerance):
+            raise ValueError(
+                f"{type(self.lm).__name__} transforms the scores of its output layer in a way that "
+                "is not supported; accepted: a linear output layer, scaled or not"
+            )
+        return scale
+
+    def _make_decoder(self, columns: int, device: torch.device) -> CachedDecoder:
+        """Return a decoder; if it disagrees with the plain forward pass, turn caching off."""
+        decoder = CachedDecoder(
+            self.lm.base_model,
+            pad_id=self.pad_id,
+            fill_id=self._fill_id,
+            fingerprint=self._fingerprint,
+        )
+        window = getattr(self.lm.config, "sliding_window", None)
+        fault = f"sliding window of {window} columns" if window and window < columns else ""
+        fault = fault or self._probe_decoder(decoder, device)
+        if fault:
+            self._cacheable = False
+            name = type(self.lm).__name__
+            logger.warning(f"{name} decodes without a cache, so slowly: {fault}")
+        return decoder
+
+    def _probe_decoder(self, decoder: CachedDecoder, device: torch.device) -> str:
+        pad, a, b = self.pad_id, self._fill_id, self._other_id
+        rows = np.array([[pad, a, b, a, pad], [a, b, b, pad, pad]], dtype=np.int64)
+        try:
+            for tokens in (np.where(np.arange(5) < 3, rows, pad), rows):
+                hidden, _ = decoder.last_hidden(tokens, np.arange(2), device)
+            plain, _ = self._encode_last(rows, device)
+            error = float((hidden - plain).abs().max())
+            limit = 1e-3 if plain.dtype == torch.float32 else 0.1
+            close = error <= limit * max(1.0, float(plain.abs().max()))
+        except Exception as problem:  # whatever an unknown architecture raises
+            return f"{type(problem).__name__}: {problem}"
+        return "" if close else f"cached and plain states differ by {error:.2g}"

@@ -1,0 +1,75 @@
+"""What agents read from an environment: its batch of rows, its tokens."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from transformers import PreTrainedModel
+
+__all__ = ["as_vec_env", "policy_kwargs_for"]
+
+
+def as_vec_env(env: Any, num_envs: int | None, n_episodes: int) -> Any:
+    """Return a `VecEnv` for an id or a vector environment; leave anything else as it is."""
+    if isinstance(env, str | gym.vector.VectorEnv):
+        import text_envs
+
+        if isinstance(env, str):
+            most = max(n for n in range(1, min(n_episodes, 64) + 1) if n_episodes % n == 0)
+            return text_envs.make_sb3(env, num_envs=most if num_envs is None else num_envs)
+        return text_envs.make_sb3(env)
+    if num_envs is not None and num_envs != getattr(env, "num_envs", 1):
+        raise ValueError(
+            f"num_envs={num_envs} is for environments given by id; this one has "
+            f"{getattr(env, 'num_envs', 1)}"
+        )
+    return env
+
+
+def policy_kwargs_for(
+    env: Any, model: str | os.PathLike[str] | PreTrainedModel = "reviews", **kwargs: Any
+) -> dict[str, Any]:
+    """Return the `policy_kwargs` that make `CausalLMPolicy` fit an environment.
+
+    ```python
+    env = text_envs.make_sb3("text_envs/Reviews-v0", num_envs=16)
+    agent = stable_baselines3.PPO(CausalLMPolicy, env, policy_kwargs=policy_kwargs_for(env))
+    ```
+
+    Args:
+        env: a text environment: single, Gymnasium vector or Stable-Baselines3 `VecEnv`.
+        model: the language model, see `load_lm`.
+        **kwargs: further arguments of `CausalLMPolicy`; they have precedence.
+
+    Raises:
+        ValueError: the environment has no tokenizer.
+    """
+    tokenizer = _attribute(env, "tokenizer")
+    if tokenizer is None:
+        raise ValueError(
+            f"{type(env).__name__} has no tokenizer; accepted: environments of text_envs, or "
+            "policy_kwargs with pad_id and bos_id written by hand"
+        )
+    bos = tokenizer.bos_id
+    facts = {
+        "model": model,
+        "pad_id": int(tokenizer.pad_id),
+        "bos_id": int(tokenizer.eos_id if bos is None else bos),
+        "eos_id": int(tokenizer.eos_id),
+        "prompt_length": getattr(_attribute(env, "task"), "prompt_length", None),
+        "forbidden": np.flatnonzero(tokenizer.forbidden).tolist(),
+    }
+    return facts | kwargs
+
+
+def _attribute(env: Any, name: str) -> Any:
+    """Return an attribute of the innermost environment, or None."""
+    try:
+        if hasattr(env, "get_attr") and hasattr(env, "num_envs"):
+            return env.get_attr(name)[0]
+        return getattr(env.unwrapped, name)
+    except AttributeError:
+        return None

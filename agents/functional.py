@@ -1,0 +1,278 @@
+r"""Losses and estimators as pure functions of tensors with masks.
+
+Shapes: B episodes, T steps of an episode. A mask is True where a step exists; episodes are
+right-padded, so that a row of a mask reads 1...1 0...0. What stands in a padded place never
+matters: neither to a value nor to a gradient, not even if it is not a number.
+
+Notation: $\pi$ the policy being trained, $\pi_{old}$ the one that sampled, $\pi_0$ the frozen
+reference; $r_t$ reward, $V_t$ value, $A_t$ advantage, $G_t$ return, all of step $t$.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from agents.likelihood import entropy, linear_log_probs, token_log_probs
+
+__all__ = [
+    "adaptive_kl_coefficient",
+    "clip_fraction",
+    "clipped_policy_loss",
+    "entropy",
+    "explained_variance",
+    "gae",
+    "kl_k1",
+    "kl_k3",
+    "kl_penalised_rewards",
+    "linear_log_probs",
+    "masked_mean",
+    "masked_whiten",
+    "token_log_probs",
+    "value_loss",
+]
+
+
+def _check(mask: Tensor, **tensors: Tensor) -> None:
+    """Raise a ValueError unless every tensor has the shape of the boolean mask."""
+    if mask.dtype != torch.bool:
+        raise ValueError(f"mask must be boolean, got {mask.dtype}")
+    for name, tensor in tensors.items():
+        if tensor.shape != mask.shape:
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}, the mask {tuple(mask.shape)}; "
+                "they must be equal"
+            )
+
+
+def _check_matrix(mask: Tensor, **tensors: Tensor) -> None:
+    """Raise a ValueError unless all are `(B, T)` and the mask is right-padded."""
+    _check(mask, **tensors)
+    if mask.ndim != 2:
+        raise ValueError(f"expected (episodes, steps), got a mask of shape {tuple(mask.shape)}")
+    if bool((mask[:, 1:] & ~mask[:, :-1]).any()):
+        raise ValueError("mask must be right-padded: a step follows a padded place")
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    r"""Return $\sum_i m_i x_i / \sum_i m_i$; 0 where the mask is empty.
+
+    Args:
+        x: any shape.
+        mask: bool, the same shape.
+
+    Returns:
+        a scalar.
+    """
+    _check(mask, x=x)
+    return torch.where(mask, x, torch.zeros_like(x)).sum() / mask.sum().clamp(min=1)
+
+
+def masked_whiten(x: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
+    r"""Return $(x - \mathrm{mean}) / (\mathrm{std} + \epsilon)$ over the mask, 0 outside of it.
+
+    The standard deviation is the unbiased one (divided by $n - 1$), as in Stable-Baselines3's
+    normalisation of advantages; a single value is left as it is, as there.
+
+    Args:
+        x: any shape.
+        mask: bool, the same shape.
+        eps: added to the standard deviation.
+    """
+    _check(mask, x=x)
+    zero = torch.zeros_like(x)
+    n = mask.sum()
+    centred = torch.where(mask, x - masked_mean(x, mask), zero)
+    std = (centred.square().sum() / (n - 1).clamp(min=1)).sqrt()
+    return torch.where(n > 1, centred / (std + eps), torch.where(mask, x, zero))
+
+
+def gae(
+    rewards: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    gamma: float = 1.0,
+    lam: float = 0.95,
+    bootstrap: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""Generalised advantage estimation over whole episodes.
+
+    $\delta_t = r_t + \gamma V_{t+1} - V_t$,
+    $A_t = \delta_t + \gamma \lambda A_{t+1}$, $G_t = A_t + V_t$,
+    where $V$ after the last step is 0: an episode that ended has no future. Only an episode cut
+    from outside (truncated, not terminated) has one, given as `bootstrap`.
+    $\lambda = 0$ gives one-step temporal differences, $\lambda = 1$ the sampled return minus $V$.
+
+    Args:
+        rewards: `(B, T)`.
+        values: `(B, T)` $V_t$, taken as constants.
+        mask: bool `(B, T)`, right-padded.
+        gamma: discount factor, 1 for text.
+        lam: the trade-off $\lambda$ between bias and variance.
+        bootstrap: `(B,)` value of the state after the last step; 0 where the episode terminated.
+
+    Returns:
+        advantages and returns, each `(B, T)`, 0 in padded places, without gradient.
+
+    Raises:
+        ValueError: shapes differ or the mask is not right-padded.
+    """
+    _check_matrix(mask, rewards=rewards, values=values)
+    if bootstrap is not None and bootstrap.shape != rewards.shape[:1]:
+        raise ValueError(
+            f"bootstrap must be (B,) = ({len(rewards)},), got {tuple(bootstrap.shape)}"
+        )
+    zero = torch.zeros_like(values)
+    rewards = torch.where(mask, rewards, zero).detach()
+    values = torch.where(mask, values, zero).detach()
+    next_values = torch.cat([values[:, 1:], zero[:, :1]], dim=1)  # (B, T), V = 0 after the end
+    if bootstrap is not None:
+        last = mask & ~torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=1)
+        next_values = torch.where(last, bootstrap.detach()[:, None], next_values)
+    deltas = torch.where(mask, rewards + gamma * next_values - values, zero)
+    advantages = torch.empty_like(deltas)
+    running = deltas.new_zeros(len(deltas))  # (B,)
+    for t in range(deltas.shape[1] - 1, -1, -1):
+        running = deltas[:, t] + gamma * lam * running
+        advantages[:, t] = running
+    return advantages, advantages + values
+
+
+def clipped_policy_loss(
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip_range: float,
+) -> Tensor:
+    r"""Return $-\mathrm{mean}\,\min(\rho A, \mathrm{clip}(\rho, 1 \pm \epsilon) A)$.
+
+    $\rho_t = \pi(a_t|s_t) / \pi_{old}(a_t|s_t)$; the gradient flows through $\log \pi$ only.
+
+    Args:
+        log_probs: $\log \pi(a_t|s_t)$, any shape.
+        old_log_probs: $\log \pi_{old}(a_t|s_t)$, the same shape.
+        advantages: $A_t$, the same shape.
+        mask: bool, the same shape.
+        clip_range: $\epsilon$.
+    """
+    _check(mask, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
+    zero = torch.zeros_like(log_probs)
+    # Masked before exp: an infinite ratio in a padded place would turn its zero gradient into NaN.
+    ratio = torch.where(mask, log_probs - old_log_probs.detach(), zero).exp()
+    advantages = torch.where(mask, advantages, zero).detach()
+    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    return -masked_mean(torch.minimum(ratio * advantages, clipped * advantages), mask)
+
+
+def clip_fraction(
+    log_probs: Tensor, old_log_probs: Tensor, mask: Tensor, clip_range: float
+) -> Tensor:
+    r"""Return the share of steps with $|\rho_t - 1| > \epsilon$, a scalar in [0, 1]."""
+    _check(mask, log_probs=log_probs, old_log_probs=old_log_probs)
+    outside = ((log_probs - old_log_probs).detach().exp() - 1).abs() > clip_range
+    return masked_mean(outside.to(log_probs.dtype), mask)
+
+
+def value_loss(
+    values: Tensor,
+    returns: Tensor,
+    mask: Tensor,
+    old_values: Tensor | None = None,
+    clip_range: float | None = None,
+) -> Tensor:
+    r"""Return $\mathrm{mean}\,(G - V)^2$, or the same with a value kept close to the old one.
+
+    With `clip_range` $\epsilon_V$: $V$ is replaced by
+    $V_{old} + \mathrm{clip}(V - V_{old}, \pm \epsilon_V)$. This is Stable-Baselines3's form: no
+    factor 1/2 and no maximum with the unclipped error.
+
+    Args:
+        values: $V_t$, any shape.
+        returns: $G_t$, the same shape, taken as constants.
+        mask: bool, the same shape.
+        old_values: the values at sampling time, needed with `clip_range`.
+        clip_range: $\epsilon_V$, or None.
+
+    Raises:
+        ValueError: `clip_range` is given without `old_values`.
+    """
+    _check(mask, values=values, returns=returns)
+    if clip_range is not None:
+        if old_values is None:
+            raise ValueError("value_loss with clip_range needs old_values")
+        _check(mask, old_values=old_values)
+        old_values = old_values.detach()
+        values = old_values + (values - old_values).clamp(-clip_range, clip_range)
+    error = torch.where(mask, returns.detach() - values, torch.zeros_like(values))
+    return masked_mean(error.square(), mask)
+
+
+def kl_k1(log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor) -> Tensor:
+    r"""Return $k_1 = \log \pi(a_t|s_t) - \log \pi_0(a_t|s_t)$ a step, 0 outside the mask.
+
+    Its sum over an episode of $\pi$ is an unbiased sample of $KL(\pi \| \pi_0)$ of the whole text
+    (with gamma = 1, the end token included). Use it inside the reward, detached: differentiated
+    as a loss, its expected gradient is zero.
+    """
+    _check(mask, log_probs=log_probs, ref_log_probs=ref_log_probs)
+    return torch.where(mask, log_probs - ref_log_probs, torch.zeros_like(log_probs))
+
+
+def kl_k3(log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor) -> Tensor:
+    r"""Return $k_3 = e^{-k_1} - 1 + k_1 \ge 0$ a step, 0 outside the mask.
+
+    Unbiased for the step's $KL(\pi \| \pi_0)$ as well and of low variance: for logging. As a loss
+    it gives the gradient of another divergence, $KL(\pi_0 \| \pi)$.
+    """
+    k1 = kl_k1(log_probs, ref_log_probs, mask)
+    return torch.expm1(-k1) + k1
+
+
+def kl_penalised_rewards(
+    rewards: Tensor, log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor, kl_coef: float
+) -> Tensor:
+    r"""Return $r_t - \beta\,(\log \pi_{old} - \log \pi_0)(a_t|s_t)$, without gradient.
+
+    Args:
+        rewards: `(B, T)` the environment's rewards.
+        log_probs: `(B, T)` $\log \pi_{old}$ of the actions.
+        ref_log_probs: `(B, T)` $\log \pi_0$ of the actions.
+        mask: bool `(B, T)`.
+        kl_coef: $\beta$ in units of reward per nat.
+    """
+    _check(mask, rewards=rewards)
+    k1 = kl_k1(log_probs, ref_log_probs, mask)
+    return (torch.where(mask, rewards, torch.zeros_like(rewards)) - kl_coef * k1).detach()
+
+
+def adaptive_kl_coefficient(
+    kl_coef: float, kl: float, target: float, episodes: int, horizon: float = 10_000.0
+) -> float:
+    r"""Return $\beta\,(1 + \frac{n}{H}\,\mathrm{clip}(kl / target - 1, \pm 0.2))$.
+
+    A proportional controller: $\beta$ rises while the measured KL is above its target. The clip
+    keeps one roll-out from moving it by more than 20% a horizon.
+
+    Args:
+        kl_coef: $\beta$.
+        kl: measured KL of an episode, nats.
+        target: wanted KL of an episode, nats.
+        episodes: $n$, episodes since the last call.
+        horizon: $H$, in episodes.
+    """
+    error = min(max(kl / target - 1.0, -0.2), 0.2)
+    return kl_coef * (1.0 + error * episodes / horizon)
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
+    r"""Return $1 - \mathrm{Var}(G - V) / \mathrm{Var}(G)$; NaN where all returns are equal.
+
+    1 is a perfect value function, 0 a constant one, below 0 worse than that.
+    """
+    _check(mask, values=values, returns=returns)
+    targets = returns[mask]
+    variance = targets.var(correction=0)
+    if len(targets) == 0 or variance == 0:
+        return float("nan")
+    return float(1 - (targets - values[mask]).var(correction=0) / variance)

@@ -1,0 +1,163 @@
+"""Loading causal language models, and freezing copies of them.
+
+`load_lm("reviews")` gives the bundled model and its tokenizer; a folder or a Hub name gives any
+other causal model of transformers. Weights are read from safetensors only and code that comes with
+a model is never run.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import importlib.resources
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.activations import GELUTanh, NewGELUActivation
+from transformers.utils import logging as hf_logging
+
+from text_envs.tokenizers import HFTokenizer, Tokenizer, load_tokenizer
+
+__all__ = ["BUNDLED", "freeze", "load_lm", "quietly"]
+
+logger = logging.getLogger(__name__)
+
+BUNDLED = ("reviews",)
+"""Names of the models that come with the package."""
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def load_lm(
+    name_or_path: str | os.PathLike[str] | PreTrainedModel,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> tuple[PreTrainedModel, Tokenizer | None]:
+    """Return a causal language model in evaluation mode and its tokenizer.
+
+    A tokenizer without a padding token of its own (GPT-2's, for example) gets one; if the model
+    has fewer embeddings than the tokenizer has ids, they are added and a message is logged.
+
+    Args:
+        name_or_path: `"reviews"`, a folder, a Hub name, or a model, which is passed through; of
+            GPT-2's family only the activation is exchanged for a faster form of the same function.
+        device: where to put the model.
+        dtype: of the weights; a model that is passed through keeps its own.
+
+    Returns:
+        the model, and the tokenizer: None for a model that was passed through or comes without.
+
+    Raises:
+        ValueError: nothing of that name is found, or it holds no safetensors.
+        TypeError: the argument is of another kind.
+    """
+    if isinstance(name_or_path, PreTrainedModel):
+        _fuse_gelu(name_or_path)
+        return cast(PreTrainedModel, name_or_path.to(cast(Any, device))).eval(), None
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise TypeError(
+            "model must be 'reviews', a folder, a Hub name or a transformers model, got "
+            f"{type(name_or_path).__name__}"
+        )
+    source = _locate(os.fspath(name_or_path))
+    try:
+        with quietly():
+            model = AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                attn_implementation="sdpa",
+            )
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"no causal language model {os.fspath(name_or_path)!r} (safetensors). Accepted: "
+            f"{', '.join(map(repr, BUNDLED))}, a folder, a Hub name. transformers says: {error}"
+        ) from error
+    _fuse_gelu(model)
+    tokenizer = _tokenizer_of(source)
+    if tokenizer is not None:
+        _fit_embeddings(model, tokenizer)
+    return cast(PreTrainedModel, model.to(cast(Any, device))).eval(), tokenizer
+
+
+def freeze(module: ModuleT) -> ModuleT:
+    """Return a deep copy in evaluation mode whose parameters take no gradient."""
+    return copy.deepcopy(module).eval().requires_grad_(False)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep transformers from drawing a progress bar for every file it reads or writes."""
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
+
+
+def _locate(name: str) -> str:
+    if name in BUNDLED:
+        return str(importlib.resources.files("text_envs") / "assets" / name)
+    if not Path(name).exists() and "/" not in name:
+        close = difflib.get_close_matches(name, BUNDLED, n=1, cutoff=0.7)
+        if close:  # answered here: asking the Hub for a misspelt name takes long without network
+            raise ValueError(
+                f"no language model {name!r}. Did you mean {close[0]!r}? Accepted: "
+                f"{', '.join(map(repr, BUNDLED))}, a folder, a Hub name"
+            )
+    return name
+
+
+def _tokenizer_of(source: str) -> Tokenizer | None:
+    if source == _locate("reviews"):
+        return load_tokenizer("reviews")
+    try:
+        return load_tokenizer(source)
+    except ImportError:
+        raise
+    except Exception:
+        logger.debug("%s: no tokenizer that is complete as it stands", source, exc_info=True)
+    try:
+        hf = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:
+        logger.warning("%s comes without a tokenizer that can be read: %s", source, error)
+        return None
+    if hf.eos_token_id is None:
+        logger.warning("%s: its tokenizer has no end token, so no text could end", source)
+        return None
+    if hf.pad_token_id is None or hf.pad_token_id == hf.eos_token_id:
+        hf.add_special_tokens({"pad_token": "<|pad|>"})
+        logger.info("%s: padding token added as id %d", source, hf.pad_token_id)
+    return HFTokenizer(hf)
+
+
+def _fit_embeddings(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
+    rows = int(cast(nn.Embedding, model.get_input_embeddings()).weight.shape[0])
+    if rows < tokenizer.vocab_size:
+        model.resize_token_embeddings(tokenizer.vocab_size, mean_resizing=False)
+        logger.info(
+            "embeddings resized from %d to %d rows, the tokenizer's vocabulary",
+            rows,
+            tokenizer.vocab_size,
+        )
+
+
+def _fuse_gelu(model: PreTrainedModel) -> None:
+    """Replace GPT-2's activation, eight operations, by the same function as one operation."""
+    for module in model.modules():
+        for name, child in list(module.named_children()):
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, GELUTanh())
+    if getattr(model.config, "activation_function", None) == "gelu_new":
+        model.config.activation_function = "gelu_pytorch_tanh"

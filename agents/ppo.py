@@ -1,0 +1,302 @@
+r"""Proximal policy optimisation over whole texts (Schulman et al., 2017), with KL control.
+
+**Idea.** Sample texts, ask how much better each token turned out than the value function expected,
+and make better-than-expected tokens more likely, but by no more than a factor $1 \pm \epsilon$ an
+iteration. A KL penalty keeps the policy near the language model it started from.
+
+**Equations**, each with the function that computes it (`agents.functional`):
+
+- $R_t = r_t - \beta\,(\log \pi_{old} - \log \pi_0)(a_t | s_t)$: `kl_penalised_rewards`
+- $\delta_t = R_t + \gamma V_{t+1} - V_t$, $\hat A_t = \sum_k (\gamma\lambda)^k \delta_{t+k}$,
+  $G_t = \hat A_t + V_t$: `gae`
+- $A = (\hat A - \mathrm{mean}) / \mathrm{std}$ over the roll-out: `masked_whiten`
+- $L^\pi = -\mathrm{mean} \min(\rho A, \mathrm{clip}(\rho, 1 \pm \epsilon) A)$ with
+  $\rho_t = \pi(a_t|s_t) / \pi_{old}(a_t|s_t)$: `clipped_policy_loss`
+- $L^V = \mathrm{mean}\,(G - V)^2$: `value_loss`; $H$: `entropy`
+- $L = L^\pi + c_V L^V - c_H \,\mathrm{mean}\,H$
+- with a target: $\beta \leftarrow \beta\,(1 + \frac{n}{H} \mathrm{clip}(KL/KL^* - 1, \pm 0.2))$:
+  `adaptive_kl_coefficient`
+
+The optimum of $E[r] - \beta\,KL(\pi \| \pi_0)$ is known:
+$p^*(x) \propto \pi_0(x) e^{r(x)/\beta}$. With $\gamma = 1$ the penalised return is exactly this
+objective, so the policy approaches $p^*$; a test measures how closely.
+
+| symbol | argument | shape or range |
+|---|---|---|
+| $n$ | `n_episodes` | episodes an iteration |
+| | `batch_size` | sequences a minibatch |
+| | `n_epochs` | passes over a roll-out |
+| $\gamma, \lambda$ | `gamma`, `gae_lambda` | [0, 1] |
+| $\epsilon$ | `clip_range` | above 0, or a schedule |
+| $\epsilon_V$ | `clip_range_vf` | None, above 0, or a schedule |
+| $c_V, c_H$ | `vf_coef`, `ent_coef` | at least 0 |
+| $\beta$ | `kl_coef` | at least 0, reward per nat |
+| $KL^*, H$ | `kl_target`, `kl_horizon` | nats an episode; episodes |
+| $\pi_0$ | `reference` | a model; None: the initial policy |
+| $r, R, V, A, G, \log \pi$ | | (B, T), with a mask |
+
+**Pseudo-code**, as in `train`:
+
+```
+play n episodes with pi; log pi_old and V_old are by-products of sampling
+score them under pi_0
+R <- r - beta (log pi_old - log pi_0);  A, G <- gae(R, V_old);  whiten A over the roll-out
+repeat n_epochs times, for each minibatch of whole sequences:
+    log pi, V <- one forward pass a sequence
+    stop if the KL to pi_old exceeds 1.5 target_kl
+    step on L
+adapt beta
+```
+
+**Deviations** from the paper and from Stable-Baselines3: episodes are whole, never cut at a number
+of steps; minibatches consist of sequences; advantages are normalised over the roll-out and not in
+each minibatch, whose mean would depend on what else is in it; $\gamma = 1$ by default; the KL
+penalty and its adaptation (Ziegler et al., 2019) are added. On the same transitions as one batch,
+loss and gradient equal those of Stable-Baselines3; a test shows it.
+
+**Metrics**: `rollout/ep_rew_mean`, `rollout/ep_len_mean`, `rollout/entropy`,
+`rollout/reward_<term>`, `rollout/kl_ref`, `rollout/kl_ref_k3`, `rollout/kl_coef`;
+`train/policy_gradient_loss`, `train/value_loss`, `train/entropy_loss`, `train/loss`,
+`train/approx_kl`, `train/clip_fraction`, `train/clip_range`, `train/clip_range_vf`,
+`train/explained_variance`, `train/grad_norm`, `train/learning_rate`, `train/n_updates`;
+`time/iterations`, `time/fps` (agent tokens a second), `time/time_elapsed`,
+`time/total_timesteps`. The `kl` ones need a reference, `entropy_loss` an `ent_coef`,
+`clip_range_vf` that argument.
+
+**Command**: `python examples/quickstart.py`
+
+**References**: Schulman et al. 2017, arXiv 1707.06347; Schulman et al. 2016 (GAE), 1506.02438;
+Ziegler et al. 2019, 1909.08593; Korbak et al. 2022 (KL penalties as inference), 2205.11275.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from typing import Any
+
+import stable_baselines3
+import torch
+from stable_baselines3.common.type_aliases import Schedule
+from torch import Tensor
+
+from agents import functional as F
+from agents.base import EpisodicAlgorithm, require
+from agents.policies import CausalLMPolicy
+from agents.rollouts import Rollout
+
+__all__ = ["PPO"]
+
+
+class PPO(EpisodicAlgorithm, stable_baselines3.PPO):
+    """PPO over whole texts; see the module's card for equations and symbols.
+
+    ```python
+    agent = PPO("CausalLMPolicy", "text_envs/Reviews-v0", kl_coef=0.1)
+    agent.learn(100_000, progress_bar=True)
+    ```
+
+    Args:
+        policy: `"CausalLMPolicy"` or a subclass of it.
+        env: an environment id, a Gymnasium environment, a `TokenVectorEnv` or a `VecEnv`.
+        learning_rate: a number, or a function of the remaining progress.
+        n_episodes: episodes an iteration, a multiple of the number of environments.
+        batch_size: sequences a minibatch.
+        n_epochs: passes over a roll-out.
+        gamma: discount factor.
+        gae_lambda: lambda of the advantage estimation.
+        clip_range: epsilon of the policy ratio.
+        clip_range_vf: epsilon of the value, in units of reward; None to leave it free.
+        normalize_advantage: whiten advantages over the roll-out.
+        ent_coef: weight of the entropy bonus.
+        vf_coef: weight of the value loss.
+        max_grad_norm: gradients are scaled down to this norm.
+        target_kl: stop an iteration's epochs when the KL to the sampling policy exceeds 1.5 times
+            this, in nats a token; None for never.
+        kl_coef: weight of the KL to the reference; 0 for none.
+        kl_target: wanted KL to the reference, nats an episode; adapts `kl_coef`.
+        kl_horizon: episodes over which the adaptation acts.
+        reference: a model, see `load_lm`; None for the initial policy.
+        num_envs: environments to make if `env` is an id.
+        stats_window_size: episodes that `rollout/ep_*_mean` average over.
+        tensorboard_log: folder for TensorBoard, or None.
+        policy_kwargs: arguments of the policy, `{"model": "reviews"}` by default.
+        verbose: 1 prints the metrics.
+        seed: of torch, numpy, Python and the environments.
+        device: "auto", "cpu", "cuda".
+
+    Raises:
+        ValueError: an argument that cannot work, with the arithmetic and the remedy.
+    """
+
+    def __init__(
+        self,
+        policy: str | type[CausalLMPolicy],
+        env: Any,
+        learning_rate: float | Schedule = 1e-4,
+        n_episodes: int = 64,
+        batch_size: int = 16,
+        n_epochs: int = 4,
+        gamma: float = 1.0,
+        gae_lambda: float = 0.95,
+        clip_range: float | Schedule = 0.2,
+        clip_range_vf: float | Schedule | None = None,
+        normalize_advantage: bool = True,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 1.0,
+        target_kl: float | None = None,
+        kl_coef: float = 0.0,
+        kl_target: float | None = None,
+        kl_horizon: float = 10_000.0,
+        reference: Any = None,
+        num_envs: int | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | os.PathLike[str] | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        if not 1 <= batch_size <= n_episodes:
+            raise ValueError(
+                f"batch_size={batch_size} counts sequences and must be between 1 and "
+                f"n_episodes={n_episodes}; for full batches use batch_size={n_episodes}"
+            )
+        for name, value in (("gamma", gamma), ("gae_lambda", gae_lambda)):
+            require(name, value, 0 <= value <= 1, "in [0, 1]")
+        for name, value in (("ent_coef", ent_coef), ("vf_coef", vf_coef)):
+            require(name, value, value >= 0, "at least 0")
+        for name, limit in (("clip_range", clip_range), ("clip_range_vf", clip_range_vf)):
+            number = not callable(limit) and limit is not None
+            require(name, limit, not number or limit > 0, "above 0 or a schedule")  # type: ignore[operator]
+        require("n_epochs", n_epochs, n_epochs >= 1, "at least 1")
+        require("max_grad_norm", max_grad_norm, max_grad_norm > 0, "above 0")
+        require("target_kl", target_kl, target_kl is None or target_kl > 0, "None or above 0")
+        super().__init__(
+            policy,
+            env,
+            n_episodes=n_episodes,
+            num_envs=num_envs,
+            kl_coef=kl_coef,
+            kl_target=kl_target,
+            kl_horizon=kl_horizon,
+            reference=reference,
+            policy_kwargs=policy_kwargs,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            n_epochs=n_epochs,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            clip_range=clip_range,
+            clip_range_vf=clip_range_vf,
+            normalize_advantage=False,  # the library would ask for batch_size > 1; set below
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            target_kl=target_kl,
+            stats_window_size=stats_window_size,
+            tensorboard_log=None if tensorboard_log is None else os.fspath(tensorboard_log),
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=_init_setup_model,
+        )
+        self.normalize_advantage = normalize_advantage
+
+    def train(self) -> None:
+        """Update the policy from `self.rollout`."""
+        assert self.rollout is not None
+        rollout = self.rollout
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        advantages, returns = self._advantages(rollout)
+        stats: dict[str, list[Tensor]] = defaultdict(list)
+        going_on = True
+        for _ in range(self.n_epochs):
+            for index in rollout.minibatches(self.batch_size):
+                loss = self._loss(rollout, index, advantages, returns, stats)
+                if self.target_kl is not None and stats["approx_kl"][-1] > 1.5 * self.target_kl:
+                    going_on = False
+                    break
+                self.policy.optimizer.zero_grad()
+                loss.backward()
+                norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                stats["grad_norm"].append(norm)
+                self.policy.optimizer.step()
+            self._n_updates += 1
+            if not going_on:
+                break
+        self._adapt_kl_coef(rollout)
+        for name, values in stats.items():
+            self.logger.record(f"train/{name}", torch.stack(values).mean().item())
+        explained = F.explained_variance(rollout.values, returns, rollout.mask)
+        self.logger.record("train/explained_variance", explained)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/clip_range", self._now(self.clip_range))
+        if self.clip_range_vf is not None:
+            self.logger.record("train/clip_range_vf", self._now(self.clip_range_vf))
+
+    def _advantages(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Return advantages and returns `(B, T)` of the penalised rewards."""
+        rewards = rollout.rewards
+        if rollout.ref_log_probs is not None:
+            rewards = F.kl_penalised_rewards(
+                rewards, rollout.log_probs, rollout.ref_log_probs, rollout.mask, self.kl_coef
+            )
+        advantages, returns = F.gae(
+            rewards, rollout.values, rollout.mask, self.gamma, self.gae_lambda, rollout.bootstrap
+        )
+        if self.normalize_advantage:
+            advantages = F.masked_whiten(advantages, rollout.mask)
+        return advantages, returns
+
+    def _loss(
+        self,
+        rollout: Rollout,
+        index: Tensor,
+        advantages: Tensor,
+        returns: Tensor,
+        stats: dict[str, list[Tensor]],
+    ) -> Tensor:
+        """Return the loss of the sequences `index`; append its parts to `stats`."""
+        longest = int(rollout.lengths[index].max())
+        mask = rollout.mask[index, :longest]  # (b, t)
+        old_log_probs = rollout.log_probs[index, :longest]
+        clip_range = self._now(self.clip_range)
+        log_probs, values, entropy = self.policy.evaluate_episodes(
+            rollout.tokens[index],
+            rollout.columns[index, :longest],
+            rollout.actions[index, :longest],
+            mask,
+            with_entropy=self.ent_coef > 0,
+        )
+        policy_loss = F.clipped_policy_loss(
+            log_probs, old_log_probs, advantages[index, :longest], mask, clip_range
+        )
+        value_loss = F.value_loss(
+            values,
+            returns[index, :longest],
+            mask,
+            rollout.values[index, :longest],
+            None if self.clip_range_vf is None else self._now(self.clip_range_vf),
+        )
+        loss = policy_loss + self.vf_coef * value_loss
+        if entropy is not None:
+            entropy_loss = -F.masked_mean(entropy, mask)
+            loss = loss + self.ent_coef * entropy_loss
+            stats["entropy_loss"].append(entropy_loss.detach())
+        with torch.no_grad():
+            stats["policy_gradient_loss"].append(policy_loss.detach())
+            stats["value_loss"].append(value_loss.detach())
+            stats["loss"].append(loss.detach())
+            stats["approx_kl"].append(F.masked_mean(F.kl_k3(old_log_probs, log_probs, mask), mask))
+            stats["clip_fraction"].append(
+                F.clip_fraction(log_probs, old_log_probs, mask, clip_range)
+            )
+        return loss
+
+    def _now(self, schedule: Any) -> float:
+        """Return the value of a schedule at the present progress."""
+        return float(schedule(self._current_progress_remaining))

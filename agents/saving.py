@@ -1,0 +1,275 @@
+"""What a saved policy and a saved algorithm consist of; `checkpoints` knows how it is stored."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import random
+from collections import deque
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.utils import (
+    check_for_correct_spaces,
+    get_device,
+)
+from torch import nn
+
+from agents.arguments import decode_all, describe_space, encode, make_space
+from agents.checkpoints import (
+    CheckpointError,
+    load_optimizer,
+    load_tree,
+    open_checkpoint,
+    optimizer_tree,
+    save_tree,
+    writing_checkpoint,
+)
+from agents.lm import quietly
+
+__all__ = [
+    "load_algorithm",
+    "load_policy",
+    "resume",
+    "save_algorithm",
+    "save_policy",
+    "set_parameters",
+]
+
+# Arguments of an algorithm that are not values, or that have a place of their own.
+_SPECIAL = {"self", "policy", "env", "device", "reference", "num_envs", "policy_kwargs"}
+_COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining")
+
+
+# -- policies ----------------------------------------------------------------------------------
+
+
+def save_policy(policy: Any, path: str | os.PathLike[str]) -> None:
+    """Save a `CausalLMPolicy` alone, without optimiser; `policy.load` reads it."""
+    with writing_checkpoint(path, {"policy": type(policy).__name__}) as tree:
+        _write_policy(policy, tree)
+
+
+def load_policy(cls: Any, path: str | os.PathLike[str], device: Any, **overrides: Any) -> Any:
+    """Return a policy saved by `save_policy`, or the policy of a saved algorithm."""
+    with open_checkpoint(path) as (tree, _):
+        folder = tree / "policy" if (tree / "policy").is_dir() else tree
+        content = _read_json(folder / "policy.json")
+        policy = cls(
+            make_space(content["observation_space"]),
+            make_space(content["action_space"]),
+            ActorCriticPolicy._dummy_schedule,
+            **_policy_kwargs(folder, content, overrides),
+        )
+        _read_policy(policy, folder)
+    return policy.to(get_device(device))
+
+
+def _write_policy(policy: Any, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    arguments = {k: v for k, v in policy.arguments.items() if k != "model"}
+    content = {
+        "observation_space": describe_space(policy.observation_space),
+        "action_space": describe_space(policy.action_space),
+        "arguments": {k: encode(v) for k, v in arguments.items()},
+    }
+    (folder / "policy.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    _write_lm(policy.actor.lm, folder / "lm")
+    if policy.tokenizer is not None:
+        hf = getattr(policy.tokenizer, "hf", None)
+        if hf is not None:
+            hf.save_pretrained(folder / "lm")
+        else:
+            policy.tokenizer.save(folder / "lm" / "tokenizer.json")
+    save_file(_tensors(policy.value_net), folder / "value.safetensors")
+
+
+def _write_lm(lm: Any, folder: Path) -> None:
+    with quietly():
+        lm.save_pretrained(folder, max_shard_size="1000GB")
+
+
+def _read_policy(policy: Any, folder: Path) -> None:
+    """Put saved weights into an existing policy."""
+    weights = load_file(folder / "lm" / "model.safetensors")
+    missing, unexpected = policy.actor.lm.load_state_dict(weights, strict=False)
+    tied = set(getattr(policy.actor.lm, "all_tied_weights_keys", None) or ())
+    if unexpected or set(missing) - tied:
+        raise CheckpointError(
+            f"{folder}: weights are of another model; missing {sorted(set(missing) - tied)[:3]}, "
+            f"unexpected {list(unexpected)[:3]}"
+        )
+    policy.actor.lm.tie_weights()
+    policy.value_net.load_state_dict(load_file(folder / "value.safetensors"))
+
+
+def _policy_kwargs(
+    folder: Path, content: dict[str, Any], overrides: dict[str, Any]
+) -> dict[str, Any]:
+    arguments = decode_all(content["arguments"], overrides)
+    return {"model": str(folder / "lm"), **arguments, **overrides}
+
+
+def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+
+
+# -- algorithms --------------------------------------------------------------------------------
+
+
+def save_algorithm(algorithm: Any, path: str | os.PathLike[str]) -> None:
+    """Save everything that decides how training goes on, to a folder or a `.zip`."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be a folder or a .zip file, got {type(path).__name__}")
+    names = set(inspect.signature(type(algorithm).__init__).parameters) - _SPECIAL
+    arguments = {
+        name: encode(getattr(algorithm, name, getattr(algorithm, f"_{name}", None)))
+        for name in sorted(names)
+        if not name.startswith("_")
+    }
+    config = {
+        "algorithm": type(algorithm).__name__,
+        "policy": type(algorithm.policy).__name__,
+        "arguments": arguments,
+        "n_envs": algorithm.n_envs,
+        "reference": algorithm.reference_name,
+    }
+    with writing_checkpoint(path, config) as tree:
+        _write_policy(algorithm.policy, tree / "policy")
+        if algorithm.reference is not None and algorithm.reference_name is None:
+            _write_lm(algorithm.reference.lm, tree / "reference")
+        save_tree(optimizer_tree(algorithm.policy.optimizer), tree, "optimizer")
+        save_tree(_state(algorithm), tree, "state")
+
+
+def load_algorithm(
+    cls: Any, path: str | os.PathLike[str], env: Any, device: Any, **overrides: Any
+) -> Any:
+    """Return a saved algorithm; `learn(..., reset_num_timesteps=False)` goes on where it stopped.
+
+    Args:
+        cls: the class that was saved.
+        path: folder or `.zip`.
+        env: an environment like the one saved with; None if only predictions are wanted.
+        device: where to put it.
+        **overrides: arguments to use instead of the saved ones.
+    """
+    with open_checkpoint(path) as (tree, config):
+        if config.get("algorithm") != cls.__name__:
+            raise CheckpointError(
+                f"{path} was saved by {config.get('algorithm', 'a policy alone')}, "
+                f"not by {cls.__name__}"
+            )
+        content = _read_json(tree / "policy" / "policy.json")
+        policy = overrides.pop("policy", config["policy"])
+        changed = overrides.pop("policy_kwargs", {})
+        reference = overrides.pop("reference", config["reference"])
+        if reference is None and (tree / "reference").is_dir():
+            reference = tree / "reference"
+        algorithm = cls(
+            policy,
+            env,
+            policy_kwargs=_policy_kwargs(tree / "policy", content, changed),
+            reference=reference,
+            device=device,
+            _init_setup_model=False,
+            **decode_all(config["arguments"], overrides),
+            **overrides,
+        )
+        space, actions = (
+            make_space(content["observation_space"]),
+            make_space(content["action_space"]),
+        )
+        if algorithm.env is None:
+            algorithm.observation_space, algorithm.action_space = space, actions
+            algorithm.n_envs = config["n_envs"]
+        else:
+            check_for_correct_spaces(algorithm.env, space, actions)
+        seed, algorithm.seed = algorithm.seed, None  # not to start the generators anew
+        algorithm._setup_model()
+        algorithm.seed = seed
+        _read_policy(algorithm.policy, tree / "policy")
+        load_optimizer(algorithm.policy.optimizer, load_tree(tree, "optimizer"))
+        state = load_tree(tree, "state")
+        for name in _COUNTERS:
+            setattr(algorithm, name, state[name])
+        algorithm.ep_info_buffer = deque(state["ep_info"], maxlen=algorithm._stats_window_size)
+        algorithm.ep_success_buffer = deque(maxlen=algorithm._stats_window_size)
+        algorithm.pending = state
+    return algorithm
+
+
+def set_parameters(algorithm: Any, path: str | os.PathLike[str], exact_match: bool) -> None:
+    """Put the saved weights, and the optimiser's state if `exact_match`, into an algorithm."""
+    with open_checkpoint(path) as (tree, _):
+        folder = tree / "policy" if (tree / "policy").is_dir() else tree
+        _read_policy(algorithm.policy, folder)
+        if exact_match and (tree / "optimizer.json").is_file():
+            load_optimizer(algorithm.policy.optimizer, load_tree(tree, "optimizer"))
+
+
+def _state(algorithm: Any) -> dict[str, Any]:
+    state = {name: getattr(algorithm, name) for name in _COUNTERS}
+    state["ep_info"] = list(algorithm.ep_info_buffer or ())
+    if algorithm.pending is not None:  # loaded and not gone on with: still where it was
+        return state | {k: algorithm.pending[k] for k in ("obs", "starts", "env", "rng")}
+    state["obs"], state["starts"] = algorithm._last_obs, algorithm._last_episode_starts
+    state["env"] = _env_state(algorithm.env)
+    python = random.getstate()
+    state["rng"] = {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": list(np.random.get_state()),
+        "python": [python[0], list(python[1]), python[2]],
+    }
+    return state
+
+
+def resume(algorithm: Any) -> None:
+    """Put back environment and generators of a loaded algorithm, just before it goes on."""
+    state, algorithm.pending = algorithm.pending, None
+    if state is None:
+        return
+    if state["env"] is not None and _set_env_state(algorithm.env, state["env"]):
+        algorithm._last_obs, algorithm._last_episode_starts = state["obs"], state["starts"]
+    rng = state["rng"]
+    torch.set_rng_state(rng["torch"])
+    if rng["cuda"] and torch.cuda.device_count() == len(rng["cuda"]):
+        torch.cuda.set_rng_state_all(rng["cuda"])
+    np.random.set_state(tuple(rng["numpy"]))
+    version, words, gauss = rng["python"]
+    random.setstate((version, tuple(words), gauss))
+
+
+def _env_state(env: Any) -> Any:
+    """Return the state of the environments, or None where they do not offer one."""
+    native: Any = getattr(env, "env", None)
+    if hasattr(native, "get_state"):
+        return {"native": native.get_state()}
+    try:
+        return {"rows": env.env_method("get_state")}
+    except AttributeError:
+        return None
+
+
+def _set_env_state(env: Any, state: dict[str, Any]) -> bool:
+    if "native" in state:
+        native = getattr(env, "env", None)
+        if not hasattr(native, "set_state"):
+            return False
+        cast(Any, native).set_state(state["native"])
+        return True
+    if len(state["rows"]) != env.num_envs:
+        return False
+    for row, saved in enumerate(state["rows"]):
+        env.env_method("set_state", saved, indices=row)
+    return True
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
