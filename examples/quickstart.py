@@ -1,0 +1,145 @@
+"""Train a language model by PPO to praise films, and look at it before and after.
+
+    python examples/quickstart.py            # the whole demonstration, under 3 minutes on 2 cores
+    python examples/quickstart.py --quick    # a few seconds, to see that everything runs
+
+Writes `curve.png`, `episodes.html` (open it in a browser) and the trained `model` to --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from stable_baselines3.common.callbacks import BaseCallback
+
+import text_envs
+from agents import PPO, evaluate_texts, mean_and_interval
+from agents.evaluation import Evaluation
+from text_envs import rewards
+from text_envs.pages import write_page
+
+ENV_ID = "text_envs/Reviews-v0"
+
+
+class Curve(BaseCallback):
+    """Keeps mean reward and KL of every iteration."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.points: list[dict[str, float]] = []
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        rollout = self.locals["rollout"]
+        log_ratio = (rollout.log_probs - rollout.ref_log_probs) * rollout.mask
+        self.points.append(
+            {
+                "tokens": self.num_timesteps,
+                "reward": rollout.episode_rewards.mean().item(),
+                "kl": log_ratio.sum(dim=1).mean().item(),
+            }
+        )
+
+
+def plot(points: list[dict[str, float]], path: Path) -> None:
+    """Draw reward and KL over the tokens written so far."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    left = figure.subplots()
+    right = left.twinx()
+    tokens = [point["tokens"] for point in points]
+    left.plot(tokens, [point["reward"] for point in points], color="tab:green")
+    right.plot(tokens, [point["kl"] for point in points], color="tab:red", linestyle="--")
+    left.set(xlabel="tokens written", ylabel="mean reward (solid)", title=f"PPO on {ENV_ID}")
+    right.set_ylabel("KL to the initial model, nats a text (dashed)")
+    figure.savefig(path, dpi=120)
+
+
+def summary(evaluation: Evaluation, judge: Any) -> dict[str, Any]:
+    """Return reward, KL and judgement with their 95% intervals."""
+    whole = [f"{p} {t}" for p, t in zip(evaluation.prompts, evaluation.texts, strict=True)]
+    numbers = {
+        "reward": evaluation.rewards,
+        "KL (nats a text)": evaluation.kl,
+        "judge (VADER)": judge.score_texts(whole),
+        "length (tokens)": evaluation.rollout.lengths.numpy(),
+        "distinct words": distinct_share(evaluation),
+    }
+    return {name: mean_and_interval(values) for name, values in numbers.items()}
+
+
+def distinct_share(evaluation: Evaluation) -> np.ndarray[Any, Any]:
+    """Return, for each text, the share of its tokens that are different from one another."""
+    rollout = evaluation.rollout
+    rows = (rollout.actions[b, : rollout.lengths[b]] for b in range(len(rollout)))
+    return np.array([len(set(row.tolist())) / len(row) for row in rows])
+
+
+def main() -> None:
+    """Run the demonstration."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--iterations", type=int, default=60)
+    parser.add_argument("--kl-coef", type=float, default=0.02, help="reward paid per nat of KL")
+    parser.add_argument("--out", type=Path, default=Path("outputs/quickstart"))
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    iterations, test_episodes = (2, 64) if args.quick else (args.iterations, 512)
+    args.out.mkdir(parents=True, exist_ok=True)
+
+    agent = PPO(
+        "CausalLMPolicy",
+        ENV_ID,
+        policy_kwargs={"model": "reviews"},
+        learning_rate=3e-4,
+        n_episodes=64,
+        batch_size=16,
+        n_epochs=2,
+        kl_coef=args.kl_coef,
+        seed=args.seed,
+    )
+    test = text_envs.make_sb3(ENV_ID, num_envs=64, split="test")
+    judge = rewards.resolve("vader")
+    reference = agent.reference
+    before = evaluate_texts(agent.policy, test, test_episodes, reference=reference)
+
+    curve = Curve()
+    tokens = iterations * 64 * test.get_attr("task")[0].max_tokens
+    agent.learn(tokens, callback=curve, progress_bar=True)
+    after = evaluate_texts(agent.policy, test, test_episodes, reference=reference)
+
+    for prompt, old, new in list(zip(before.prompts, before.texts, after.texts, strict=True))[:6]:
+        print(f"\n{prompt} ...\n  before: {old}\n  after:  {new}")
+    sums = {"before": summary(before, judge), "after": summary(after, judge)}
+    print(f"\n{len(before.texts)} test prompts      before            after")
+    for name, (mean, half) in sums["before"].items():
+        new_mean, new_half = sums["after"][name]
+        print(f"{name:18}  {mean:7.3f} ± {half:.3f}   {new_mean:7.3f} ± {new_half:.3f}")
+
+    plot(curve.points, args.out / "curve.png")
+    token_scores = rewards.resolve("sentiment").token_scores  # type: ignore[attr-defined]
+    write_page(
+        args.out / "episodes.html",
+        f"PPO on {ENV_ID}",
+        {
+            "Before training": before.token_rows(12, token_scores),
+            "After training": after.token_rows(12, token_scores),
+        },
+        note="The same test prompts, continued by the model before and after. "
+        "reward: what a word adds to the score; value: what the agent expects; "
+        "KL: log-ratio to the initial model; a square is the end of the text.",
+    )
+    agent.save(args.out / "model")
+    report = {"seed": args.seed, "iterations": iterations, "kl_coef": args.kl_coef, **sums}
+    (args.out / "summary.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(f"\nWrote curve.png, episodes.html, summary.json and model to {args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,294 @@
+"""Saving without pickle, resuming exactly, and saying what is wrong with a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+import text_envs
+from agents import PPO, CausalLMPolicy, SaveEvery, checkpoints, load_lm
+from agents.checkpoints import CheckpointError
+
+
+class Kill(BaseCallback):
+    """Raise in the middle of iteration number `at`."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at, self.iteration, self.step = at, 0, 0
+
+    def _on_rollout_start(self) -> None:
+        self.iteration += 1
+        self.step = 0
+
+    def _on_step(self) -> bool:
+        self.step += 1
+        if self.iteration == self.at and self.step == 3:
+            raise KeyboardInterrupt
+        return True
+
+
+def states(agent: Any) -> dict[str, torch.Tensor]:
+    found = {f"policy.{k}": v for k, v in agent.policy.state_dict().items()}
+    for index, state in agent.policy.optimizer.state_dict()["state"].items():
+        found |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
+    if agent.reference is not None:
+        found |= {f"reference.{k}": v for k, v in agent.reference.state_dict().items()}
+    return found
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    first, second = states(one), states(other)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+    for name in ("num_timesteps", "_n_updates", "kl_coef", "_episode_num"):
+        assert getattr(one, name) == getattr(other, name), name
+    assert list(one.ep_info_buffer) == list(other.ep_info_buffer)
+
+
+TOTAL = 500
+
+
+@pytest.mark.parametrize("name", ["run", "run.zip"])
+@pytest.mark.parametrize("face", ["native", "dummy"])
+def test_killed_and_resumed_equals_uninterrupted(
+    make_agent: Any, share: Any, tmp_path: Path, name: str, face: str
+) -> None:
+    def make_env() -> Any:
+        if face == "native":
+            return text_envs.make_sb3(share, num_envs=8)
+        return DummyVecEnv([lambda: text_envs.TokenEnv(share)] * 8)
+
+    kwargs = {
+        "kl_coef": 0.1, "kl_target": 0.5, "kl_horizon": 100, "n_episodes": 16,
+        "learning_rate": LinearSchedule(1e-3, 1e-4, 1.0),
+    }  # fmt: skip
+    path = tmp_path / name
+    whole = make_agent(make_env(), **kwargs).learn(TOTAL)
+    broken = make_agent(make_env(), **kwargs)
+    with pytest.raises(KeyboardInterrupt):
+        broken.learn(TOTAL, callback=[SaveEvery(path), Kill(at=4)])
+    torch.manual_seed(12345)
+    np.random.seed(1)
+    resumed = PPO.load(path, env=make_env(), device="cpu")
+    assert 0 < resumed.num_timesteps < broken.num_timesteps < whole.num_timesteps
+    resumed.learn(TOTAL - resumed.num_timesteps, reset_num_timesteps=False)
+    assert_equal(whole, resumed)
+    assert not list(tmp_path.glob(".*")), "temporary files are gone"
+
+
+def test_resume_in_another_process(make_agent: Any, tmp_path: Path) -> None:
+    """Nothing that matters lives in the process."""
+    env = text_envs.make_sb3("text_envs/Toy-v0", num_envs=8)
+    whole = make_agent(env, kl_coef=0.1).learn(TOTAL)
+    env = text_envs.make_sb3("text_envs/Toy-v0", num_envs=8)
+    with pytest.raises(KeyboardInterrupt):
+        make_agent(env, kl_coef=0.1).learn(
+            TOTAL, callback=[SaveEvery(tmp_path / "a"), Kill(at=3)]
+        )
+    script = (
+        "import torch, text_envs; from agents import PPO; torch.set_num_threads(1)\n"
+        "env = text_envs.make_sb3('text_envs/Toy-v0', num_envs=8)\n"
+        f"agent = PPO.load({str(tmp_path / 'a')!r}, env=env, device='cpu')\n"
+        f"agent.learn({TOTAL} - agent.num_timesteps, reset_num_timesteps=False)\n"
+        f"agent.save({str(tmp_path / 'b')!r})\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ}, timeout=120)
+    assert_equal(whole, PPO.load(tmp_path / "b", device="cpu"))
+
+
+def test_saving_changes_nothing(make_agent: Any, tmp_path: Path) -> None:
+    one = make_agent().learn(300)
+    other = make_agent().learn(300, callback=SaveEvery(tmp_path / "x", iterations=2))
+    assert_equal(one, other)
+    loaded = PPO.load(tmp_path / "x", device="cpu")
+    assert_equal(one, loaded)
+    loaded.save(tmp_path / "y")  # without having gone on in between
+    assert_equal(one, PPO.load(tmp_path / "y", device="cpu"))
+
+
+def test_arguments_come_back(make_agent: Any, tmp_path: Path) -> None:
+    agent = make_agent(
+        n_episodes=24, batch_size=6, gamma=0.9, clip_range=LinearSchedule(0.2, 0.1, 0.5),
+        clip_range_vf=0.3, normalize_advantage=False, target_kl=0.1, stats_window_size=7,
+        policy_kwargs={
+            "temperature": 0.7, "forbidden": [1, 2], "value_hidden": [8], "detach_value": True,
+            "optimizer_class": torch.optim.AdamW, "optimizer_kwargs": {"weight_decay": 0.1},
+        },
+    )  # fmt: skip
+    agent.save(tmp_path / "x.zip")
+    loaded = PPO.load(tmp_path / "x", device="cpu")
+    for name in ("n_episodes", "batch_size", "gamma", "normalize_advantage", "target_kl", "seed"):
+        assert getattr(loaded, name) == getattr(agent, name), name
+    for progress in (1.0, 0.7, 0.2):
+        assert loaded.clip_range(progress) == agent.clip_range(progress)
+    assert loaded.clip_range_vf(0.5) == 0.3 and loaded._stats_window_size == 7
+    for name in ("pad_id", "bos_id", "prompt_length", "forbidden", "temperature", "detach_value"):
+        assert loaded.policy.arguments[name] == agent.policy.arguments[name], name
+    assert isinstance(loaded.policy.optimizer, torch.optim.AdamW)
+    assert loaded.policy.optimizer.param_groups[0]["weight_decay"] == 0.1
+    assert loaded.observation_space == agent.observation_space
+    assert PPO.load(tmp_path / "x", gamma=1.0).gamma == 1.0
+
+
+def test_predictions_come_back_without_an_environment(make_agent: Any, tmp_path: Path) -> None:
+    agent = make_agent().learn(200)
+    agent.save(tmp_path / "x")
+    agent.policy.save(tmp_path / "p")
+    obs = agent.env.reset()
+    wanted, _ = agent.predict(obs, deterministic=True)
+    lm, _ = load_lm(tmp_path / "x" / "policy" / "lm")
+    assert torch.equal(lm.transformer.wte.weight, agent.policy.actor.lm.transformer.wte.weight)
+    for loaded in (
+        PPO.load(tmp_path / "x", device="cpu"),
+        CausalLMPolicy.load(tmp_path / "x", device="cpu"),
+        CausalLMPolicy.load(tmp_path / "p", device="cpu"),
+    ):
+        np.testing.assert_array_equal(loaded.predict(obs, deterministic=True)[0], wanted)
+
+
+def test_parameters_get_and_set(make_agent: Any, tmp_path: Path) -> None:
+    agent = make_agent().learn(200)
+    agent.save(tmp_path / "x.zip")
+    for source in (tmp_path / "x.zip", agent.get_parameters()):
+        other = make_agent(seed=9)
+        other.set_parameters(source)
+        one, two = states(agent), states(other)
+        assert all(torch.equal(one[k], two[k]) for k in one)
+    with pytest.raises(ValueError, match="do not match"):
+        make_agent().set_parameters({"policy": agent.policy.state_dict()})
+
+
+def test_no_file_is_a_pickle(make_agent: Any, tmp_path: Path) -> None:
+    make_agent(kl_coef=0.1).learn(100, callback=SaveEvery(tmp_path / "x"))
+    names = {p.relative_to(tmp_path / "x").as_posix() for p in (tmp_path / "x").rglob("*.*")}
+    assert {Path(name).suffix for name in names} == {".json", ".safetensors"}
+    assert {"config.json", "policy/lm/model.safetensors", "reference/model.safetensors"} <= names
+    for name in names:
+        if name.endswith(".json"):
+            json.loads((tmp_path / "x" / name).read_text())
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
+@pytest.mark.parametrize(
+    "file", ["config.json", "optimizer.safetensors", "policy/lm/model.safetensors", "state.json"]
+)
+def test_damaged_files_are_named(make_agent: Any, tmp_path: Path, file: str, damage: str) -> None:
+    make_agent().save(tmp_path / "x")
+    path = tmp_path / "x" / file
+    content = path.read_bytes()
+    if damage == "remove":
+        path.unlink()
+    else:
+        half = len(content) // 2
+        cut = content[:half]
+        path.write_bytes(cut if damage == "truncate" else cut + b"\xff" + content[half + 1 :])
+    expected = "no checkpoint" if file == "config.json" else file
+    with pytest.raises(CheckpointError, match=f"{tmp_path / 'x'}.*{expected}"):
+        PPO.load(tmp_path / "x")
+
+
+def test_damaged_and_foreign_archives(make_agent: Any, tmp_path: Path, gpt2: Any) -> None:
+    import stable_baselines3
+
+    make_agent().save(tmp_path / "x.zip")
+    content = (tmp_path / "x.zip").read_bytes()
+    (tmp_path / "x.zip").write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match=r"x\.zip is truncated"):
+        PPO.load(tmp_path / "x.zip")
+    stable_baselines3.PPO("MlpPolicy", gym.make("CartPole-v1"), device="cpu").save(tmp_path / "s")
+    with pytest.raises(CheckpointError, match=r"no checkpoint of text_envs \(one of Stable"):
+        PPO.load(tmp_path / "s.zip")
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        PPO.load(tmp_path / "nothing")
+    make_agent().policy.save(tmp_path / "p")
+    with pytest.raises(CheckpointError, match="saved by a policy alone, not by PPO"):
+        PPO.load(tmp_path / "p")
+
+
+def test_what_is_no_checkpoint_is_not_overwritten(make_agent: Any, tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("...")
+    with pytest.raises(ValueError, match="is not overwritten"):
+        make_agent().save(tmp_path / "thesis")
+    assert (tmp_path / "thesis" / "chapter.tex").exists()
+
+
+def test_a_failed_save_leaves_the_old_one(
+    make_agent: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = make_agent()
+    for name in ("x", "x.zip"):
+        agent.save(tmp_path / name)
+
+        def fail(*args: Any) -> None:
+            raise OSError("disk full")
+
+        with monkeypatch.context() as patched, pytest.raises(OSError, match="disk full"):
+            patched.setattr("agents.saving.save_tree", fail)
+            agent.save(tmp_path / name)
+        assert_equal(agent, agent) if agent.ep_info_buffer else None
+        PPO.load(tmp_path / name)
+        assert not list(tmp_path.glob(".*"))
+
+
+def test_killed_between_two_renames(make_agent: Any, tmp_path: Path) -> None:
+    """A folder cannot be exchanged in one step; the old one is found where it was moved to."""
+    make_agent().save(tmp_path / "x")
+    (tmp_path / ".x.abc").mkdir()
+    (tmp_path / "x").rename(tmp_path / ".x.abc" / "previous")
+    PPO.load(tmp_path / "x")
+
+
+def test_schedules_that_json_cannot_hold(make_agent: Any, tmp_path: Path) -> None:
+    agent = make_agent(learning_rate=lambda progress: 1e-3 * progress)
+    agent.save(tmp_path / "x")
+    with pytest.raises(CheckpointError, match="pass learning_rate=... to load"):
+        PPO.load(tmp_path / "x")
+    PPO.load(tmp_path / "x", learning_rate=1e-3)
+
+
+def test_an_environment_that_does_not_fit(make_agent: Any, tmp_path: Path) -> None:
+    make_agent().save(tmp_path / "x")
+    with pytest.raises(ValueError, match="Observation spaces do not match"):
+        PPO.load(tmp_path / "x", env=text_envs.make_sb3("text_envs/Toy-v0", num_envs=8))
+
+
+def test_trees_of_values_and_arrays(tmp_path: Path) -> None:
+    tree = {
+        "a": [1, 2.5, None, "x", True, 2**100],
+        "b": {"c": np.arange(3, dtype=np.uint8), "d": torch.ones(2, 0)},
+        "e": np.bool_(True), "f": np.array(3.0), "g": float("inf"),
+    }  # fmt: skip
+    checkpoints.save_tree(tree, tmp_path, "t")
+    back = checkpoints.load_tree(tmp_path, "t")
+    assert back["a"] == tree["a"] and back["e"] is True and back["g"] == float("inf")
+    np.testing.assert_array_equal(back["b"]["c"], tree["b"]["c"])  # type: ignore[index,call-overload]
+    assert back["b"]["c"].dtype == np.uint8 and back["b"]["d"].shape == (2, 0)
+    assert back["f"].shape == ()
+    with pytest.raises(TypeError, match=r"t\.x\[1\] is a set"):
+        checkpoints.save_tree({"x": [1, {2}]}, tmp_path, "t")
+    with pytest.raises(TypeError, match="array of object"):
+        checkpoints.save_tree({"x": np.array([None])}, tmp_path, "t")
+
+
+def test_archives_do_not_escape_their_folder(make_agent: Any, tmp_path: Path) -> None:
+    make_agent().save(tmp_path / "x.zip")
+    with zipfile.ZipFile(tmp_path / "x.zip", "a") as archive:
+        archive.writestr("../evil.txt", "boo")
+    PPO.load(tmp_path / "x.zip")
+    assert not (tmp_path / "evil.txt").exists() and not (tmp_path.parent / "evil.txt").exists()
