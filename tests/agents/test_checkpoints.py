@@ -97,9 +97,7 @@ def test_resume_in_another_process(make_agent: Any, tmp_path: Path) -> None:
     whole = make_agent(env, kl_coef=0.1).learn(TOTAL)
     env = text_envs.make_sb3("text_envs/Toy-v0", num_envs=8)
     with pytest.raises(KeyboardInterrupt):
-        make_agent(env, kl_coef=0.1).learn(
-            TOTAL, callback=[SaveEvery(tmp_path / "a"), Kill(at=3)]
-        )
+        make_agent(env, kl_coef=0.1).learn(TOTAL, callback=[SaveEvery(tmp_path / "a"), Kill(at=3)])
     script = (
         "import torch, text_envs; from agents import PPO; torch.set_num_threads(1)\n"
         "env = text_envs.make_sb3('text_envs/Toy-v0', num_envs=8)\n"

@@ -42,7 +42,9 @@ def test_gae_special_cases() -> None:
     _, returns = F.gae(rewards, values, MASK, gamma, lam=1.0)
     for row, length in ((0, 3), (1, 2)):
         for t in range(length):
-            close(returns[row, t], sum(gamma ** (k - t) * rewards[row, k] for k in range(t, length)))
+            close(
+                returns[row, t], sum(gamma ** (k - t) * rewards[row, k] for k in range(t, length))
+            )
 
 
 def test_gae_bootstraps_only_where_asked() -> None:

@@ -27,10 +27,15 @@ def test_entropy_ignores_forbidden_words() -> None:
     assert torch.isfinite(logits.grad).all()  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("forbid", [False, True])
 @pytest.mark.parametrize("chunk", [1, 3, 100])
-def test_linear_log_probs_equal_the_textbook(forbid: bool, chunk: int) -> None:
-    """Values and all gradients, with and without entropy, for any chunk."""
+def test_linear_log_probs_equal_the_textbook(
+    forbid: bool, chunk: int, keep: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values and all gradients, with and without entropy, for any chunk, kept or recomputed."""
+    if not keep:
+        monkeypatch.setattr("agents.likelihood._KEPT_PROBABILITIES", 0)
     torch.manual_seed(0)
     hidden = torch.randn(7, 4, requires_grad=True)
     weight = torch.randn(5, 4, requires_grad=True)
@@ -61,6 +66,13 @@ def test_linear_log_probs_equal_the_textbook(forbid: bool, chunk: int) -> None:
         for one, other in zip(found, wanted, strict=True):
             keep = torch.isfinite(bias.detach()) if one.ndim == 1 else slice(None)
             torch.testing.assert_close(one[keep], other[keep], rtol=1e-4, atol=1e-5)
+
+
+def test_linear_log_probs_of_the_improbable() -> None:
+    """No underflow: a word of probability e^-200 has that log-probability."""
+    hidden, weight = torch.tensor([[100.0]]), torch.tensor([[1.0], [-1.0]])
+    log_probs, _ = linear_log_probs(hidden, weight, None, torch.tensor([1]))
+    torch.testing.assert_close(log_probs, torch.tensor([-200.0]))
 
 
 def test_linear_log_probs_of_nothing() -> None:

@@ -30,9 +30,7 @@ def hub_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
     GPT2LMHeadModel(config).save_pretrained(path)
-    bare = PreTrainedTokenizerFast(
-        tokenizer_object=bpe._tokenizer, eos_token="<|endoftext|>"
-    )
+    bare = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<|endoftext|>")
     bare.save_pretrained(path)
     return path
 

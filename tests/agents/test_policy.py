@@ -72,7 +72,9 @@ def test_one_pass_scores_every_step(any_lm: Any) -> None:
     policy = make_policy(any_lm)
     torch.nn.init.normal_(policy.value_net[-1].weight)
     tokens = torch.from_numpy(observations(4, length=10))
-    columns = torch.tensor([[3, 4, 7], [3, 5, 0], [4, 8, 0], [3, 0, 0]])  # 5, 6 are a reply in row 0
+    columns = torch.tensor(
+        [[3, 4, 7], [3, 5, 0], [4, 8, 0], [3, 0, 0]]
+    )  # 5, 6 are a reply in row 0
     mask = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 1, 0], [1, 0, 0]], dtype=torch.bool)
     actions = tokens.gather(1, (columns + 1).clamp(max=COLUMNS - 1))
     log_probs, values, entropies = policy.evaluate_episodes(

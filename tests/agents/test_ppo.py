@@ -345,7 +345,10 @@ def test_learning_rate_schedule(make_agent: Any) -> None:
     [
         ({"batch_size": 99}, "batch_size=99 counts sequences .* n_episodes=16"),
         ({"batch_size": 0}, "batch_size=0"),
-        ({"n_episodes": 20}, r"n_episodes=20 over 8 environments is 2.50 .* nearest n_episodes: 16"),
+        (
+            {"n_episodes": 20},
+            r"n_episodes=20 over 8 environments is 2.50 .* nearest n_episodes: 16",
+        ),
         ({"n_episodes": 0, "batch_size": 0}, "batch_size=0"),
         ({"kl_coef": -0.1}, "kl_coef must be at least 0, got -0.1"),
         ({"kl_target": 3.0}, "0 stays 0"),

@@ -44,7 +44,9 @@ def check(rollout: Rollout, env: Any) -> None:
         assert (tokens[written.max() + 1 :] == pad).all() or env.get_attr("task")[0].multi_turn
         for name in ("actions", "columns", "rewards", "log_probs", "values"):
             assert (getattr(rollout, name)[row, n:] == 0).all(), name
-        assert rollout.infos[row]["episode"]["r"] == pytest.approx(float(rollout.rewards[row].sum()), abs=1e-5)
+        assert rollout.infos[row]["episode"]["r"] == pytest.approx(
+            float(rollout.rewards[row].sum()), abs=1e-5
+        )
         assert rollout.infos[row]["episode"]["l"] == n
     terms = torch.stack(list(rollout.reward_terms.values())).sum(dim=0)
     torch.testing.assert_close(terms, rollout.episode_rewards)
@@ -85,8 +87,12 @@ def test_multi_turn_episodes(echo: Any, gpt2: Any) -> None:
     policy = policy_for(env, gpt2(8))
     rollout = play(env, policy, 16).rollout
     check(rollout, env)
-    assert any((np.diff(c[m]) > 1).any() for c, m in zip(rollout.columns, rollout.mask, strict=True))
-    torch.testing.assert_close(score(policy.actor, rollout), rollout.log_probs, rtol=1e-4, atol=1e-4)
+    assert any(
+        (np.diff(c[m]) > 1).any() for c, m in zip(rollout.columns, rollout.mask, strict=True)
+    )
+    torch.testing.assert_close(
+        score(policy.actor, rollout), rollout.log_probs, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_no_preference_for_short_episodes(gpt2: Any) -> None:
@@ -101,7 +107,9 @@ def test_no_preference_for_short_episodes(gpt2: Any) -> None:
     assert lengths.mean() == pytest.approx(expected, abs=4 * float(lengths.std()) / 4000**0.5)
 
 
-def test_rows_that_are_done_are_idle(share: Any, gpt2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_are_done_are_idle(
+    share: Any, gpt2: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     env = text_envs.make_sb3(share, num_envs=8, seed=0)
     eos = env.get_attr("tokenizer")[0].eos_id
     policy = policy_for(env, gpt2(16), forbidden=range(3, 12))
@@ -110,7 +118,9 @@ def test_rows_that_are_done_are_idle(share: Any, gpt2: Any, monkeypatch: pytest.
             parameter.zero_()  # uniform over four tokens, so that lengths differ
     sizes: list[int] = []
     act = policy.act
-    monkeypatch.setattr(policy, "act", lambda obs, rows: (sizes.append(len(rows)), act(obs, rows))[1])
+    monkeypatch.setattr(
+        policy, "act", lambda obs, rows: (sizes.append(len(rows)), act(obs, rows))[1]
+    )
     steps: list[dict[str, Any]] = []
     collected = play(env, policy, 8, on_step=lambda step: steps.append(step) is None)
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < 8
