@@ -86,7 +86,7 @@ class ActionLM(nn.Module):
         unwanted = {pad_id, lm.config.pad_token_id}
         usable = [i for i in range(min(rows, 4)) if i not in unwanted]
         self._fill_id, self._other_id = usable[0], usable[-1]
-        bias = torch.zeros(num_actions)
+        bias = torch.zeros(num_actions, device=lm.device)
         bias[banned] = -torch.inf
         self.register_buffer("_bias", bias, persistent=False)
         self._restricted = bool(banned)

@@ -109,6 +109,8 @@ class SlotLayer(CacheLayerMixin):
         """Return the number of slots."""
         return self.num_slots
 
+    get_max_cache_shape = get_max_length  # its name in the first releases of transformers 5
+
 
 class CachedDecoder:
     """Last hidden states of observations, computing only what is new in each row.

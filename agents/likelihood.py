@@ -199,13 +199,14 @@ def sample(logits: Tensor) -> tuple[Tensor, Tensor]:
     blocks = words // _BLOCK
     whole = p[:, : blocks * _BLOCK].unflatten(1, (blocks, _BLOCK)).sum(dim=-1)  # (B, blocks)
     rest = p[:, blocks * _BLOCK :].sum(dim=-1, keepdim=True)
-    mass = torch.cat([whole, rest], dim=1).double()  # (B, blocks + 1)
-    u = torch.rand(rows, 1, dtype=torch.float64, device=p.device)
+    precision = torch.float32 if p.device.type == "mps" else torch.float64
+    mass = torch.cat([whole, rest], dim=1).to(precision)  # (B, blocks + 1)
+    u = torch.rand(rows, 1, dtype=precision, device=p.device)
     block, left = _first_above(mass, u * mass.sum(dim=1, keepdim=True))
     words_in_block = block * _BLOCK + torch.arange(_BLOCK, device=p.device)  # (B, 64)
     beyond = words_in_block >= words
     inside = p.gather(1, words_in_block.clamp_(max=words - 1)).masked_fill_(beyond, 0.0)
-    word, _ = _first_above(inside.double(), left)
+    word, _ = _first_above(inside.to(precision), left)
     ids = words_in_block.gather(1, word)
     return ids.squeeze(1), p.gather(1, ids).log().squeeze(1)
 

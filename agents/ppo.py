@@ -99,10 +99,12 @@ class PPO(EpisodicAlgorithm, stable_baselines3.PPO):
     Args:
         policy: `"CausalLMPolicy"` or a subclass of it.
         env: an environment id, a Gymnasium environment, a `TokenVectorEnv` or a `VecEnv`.
-        learning_rate: a number, or a function of the remaining progress.
+        learning_rate: a number, or a function of the remaining progress. The default suits the
+            bundled model; a pretrained GPT-2 wants about a tenth of it.
         n_episodes: episodes an iteration, a multiple of the number of environments.
         batch_size: sequences a minibatch.
-        n_epochs: passes over a roll-out.
+        n_epochs: passes over a roll-out. Many small minibatches in one pass learn more a second
+            than several passes over larger ones.
         gamma: discount factor.
         gae_lambda: lambda of the advantage estimation.
         clip_range: epsilon of the policy ratio.
@@ -133,10 +135,10 @@ class PPO(EpisodicAlgorithm, stable_baselines3.PPO):
         self,
         policy: str | type[CausalLMPolicy],
         env: Any,
-        learning_rate: float | Schedule = 1e-4,
+        learning_rate: float | Schedule = 3e-4,
         n_episodes: int = 64,
-        batch_size: int = 16,
-        n_epochs: int = 4,
+        batch_size: int = 8,
+        n_epochs: int = 1,
         gamma: float = 1.0,
         gae_lambda: float = 0.95,
         clip_range: float | Schedule = 0.2,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import os
 import random
 from collections import deque
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,8 @@ __all__ = [
     "save_policy",
     "set_parameters",
 ]
+
+logger = logging.getLogger(__name__)
 
 # Arguments of an algorithm that are not values, or that have a place of their own.
 _SPECIAL = {"self", "policy", "env", "device", "reference", "num_envs", "policy_kwargs"}
@@ -258,16 +261,22 @@ def _env_state(env: Any) -> Any:
 
 
 def _set_env_state(env: Any, state: dict[str, Any]) -> bool:
-    if "native" in state:
-        native = getattr(env, "env", None)
-        if not hasattr(native, "set_state"):
-            return False
-        cast(Any, native).set_state(state["native"])
-        return True
-    if len(state["rows"]) != env.num_envs:
+    """Restore the environments; False, with a message, if these are not like the saved ones."""
+    try:
+        if "native" in state:
+            env.env.set_state(state["native"])
+        elif len(state["rows"]) != env.num_envs:
+            raise ValueError(f"{len(state['rows'])} rows were saved, here are {env.num_envs}")
+        else:
+            for row, saved in enumerate(state["rows"]):
+                env.env_method("set_state", saved, indices=row)
+    except (AttributeError, ValueError) as error:
+        logger.warning(
+            "the environment is reset instead of restored, so that training goes on, but not "
+            "exactly as the saved run would have: %s",
+            error,
+        )
         return False
-    for row, saved in enumerate(state["rows"]):
-        env.env_method("set_state", saved, indices=row)
     return True
 
 

@@ -266,6 +266,23 @@ def test_an_environment_that_does_not_fit(make_agent: Any, tmp_path: Path) -> No
         PPO.load(tmp_path / "x", env=text_envs.make_sb3("text_envs/Toy-v0", num_envs=8))
 
 
+@pytest.mark.parametrize("other", ["fewer rows", "another face"])
+def test_resume_with_other_environments(
+    make_agent: Any, share: Any, tmp_path: Path, other: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Training goes on, and says that it is not exactly what it would have been."""
+    make_agent().learn(200, callback=SaveEvery(tmp_path / "x"))
+    if other == "fewer rows":
+        env: Any = text_envs.make_sb3(share, num_envs=4)
+    else:
+        env = DummyVecEnv([lambda: text_envs.TokenEnv(share)] * 8)
+    agent = PPO.load(tmp_path / "x", env=env, device="cpu")
+    before = agent.num_timesteps
+    agent.learn(100, reset_num_timesteps=False)
+    assert agent.num_timesteps >= before + 100
+    assert "reset instead of restored" in caplog.text
+
+
 def test_trees_of_values_and_arrays(tmp_path: Path) -> None:
     tree = {
         "a": [1, 2.5, None, "x", True, 2**100],

@@ -89,7 +89,7 @@ def test_freeze(gpt2: Any) -> None:
 
 
 def test_ppo_on_a_foreign_tokenizer(hub_model: Path) -> None:
-    """The main job with a model and a tokenizer of the hub's kind: pad added, special ids barred."""
+    """The main job with a tokenizer of the hub's kind: padding added, special ids barred."""
     model, tokenizer = load_lm(hub_model)
     assert tokenizer is not None
     task = text_envs.Task(
