@@ -36,3 +36,5 @@ def list_ids() -> list[str]:
 
 register("Reviews-v0", "text_envs.tasks.reviews:Reviews")
 register("Toy-v0", "text_envs.tasks.toy:Toy")
+register("VisualDialogue-v0", "text_envs.tasks.visual_dialogue:VisualDialogue")
+register("Wordle-v0", "text_envs.tasks.wordle:Wordle")
