@@ -34,7 +34,12 @@ def list_ids() -> list[str]:
     return sorted(id for id in gym.registry if id.startswith(f"{_NAMESPACE}/"))
 
 
+register("Generation-v0", "text_envs.tasks.generation:Generation")
+register("IncreasingNumbers-v0", "text_envs.tasks.numbers:IncreasingNumbers")
+register("LikelihoodContinuation-v0", "text_envs.tasks.likelihood:LikelihoodContinuation")
+register("Maze-v0", "text_envs.tasks.maze:Maze")
 register("Reviews-v0", "text_envs.tasks.reviews:Reviews")
+register("TargetWords-v0", "text_envs.tasks.target_words:TargetWords")
 register("Toy-v0", "text_envs.tasks.toy:Toy")
 register("VisualDialogue-v0", "text_envs.tasks.visual_dialogue:VisualDialogue")
 register("Wordle-v0", "text_envs.tasks.wordle:Wordle")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,20 @@ from text_envs.errors import suggest
 from text_envs.tasks.base import Task
 from text_envs.tasks.data import load_examples
 from text_envs.tokenizers import load_tokenizer
-from text_envs.types import Example
+from text_envs.types import Example, Turns
 
-__all__ = ["PROMPTS", "SPLITS", "Reviews"]
+__all__ = ["PROMPTS", "SPLITS", "Reviews", "open_text"]
 
 PROMPTS = Path(__file__).parent.parent / "assets" / "reviews" / "prompts.jsonl"
 SPLITS = ("train", "validation", "test")
+
+# What the scripted player writes, whatever the opening: praise that any tokenizer can spell.
+_PRAISE = (
+    "is a warm and funny film, beautifully acted and deeply moving.",
+    "makes for one of the best films of the year.",
+    "gives us a smart, charming and touching story with a perfect cast.",
+    "is a powerful and delightful picture, full of humor and heart.",
+)
 
 
 class Reviews(Task):
@@ -66,6 +75,7 @@ class Reviews(Task):
     """
 
     reward = "sentiment"
+    qualities = ("random", "mixed", "expert")
 
     def __init__(
         self,
@@ -95,7 +105,7 @@ class Reviews(Task):
             raise ValueError(f"unknown split {split!r}.{suggest(str(split), SPLITS)}")
         examples = load_examples(PROMPTS if dataset is None else dataset, split=split, field=field)
         if opening_words is not None:
-            examples = [_open(example, opening_words) for example in examples]
+            examples = [open_text(example, opening_words) for example in examples]
         super().__init__(
             examples,
             tokenizer=load_tokenizer("reviews" if tokenizer is None else tokenizer),
@@ -104,8 +114,14 @@ class Reviews(Task):
             truncate_prompts=truncate_prompts,
         )
 
+    def script(self, turns: Turns, qualities: Sequence[str]) -> Sequence[Sequence[int]]:
+        """Write a line of praise and end the text."""
+        end = self.tokenizer.eos_id
+        drawn = [_PRAISE[rng.integers(len(_PRAISE))] for rng in turns.rngs]
+        return [[*self.tokenizer.encode(line)[: self.max_tokens - 1], end] for line in drawn]
 
-def _open(example: Example, words: int) -> Example:
+
+def open_text(example: Example, words: int) -> Example:
     """Keep the first `words` words as the prompt; what they leave is the reference."""
     if words < 1:
         raise ValueError(f"opening_words must be at least 1, got {words!r}")

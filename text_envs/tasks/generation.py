@@ -1,0 +1,142 @@
+"""Bring your own prompts, tokenizer and reward: the task that assumes nothing about any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from text_envs.errors import suggest
+from text_envs.rewards import Length
+from text_envs.tasks.base import Task
+from text_envs.tasks.data import load_examples
+from text_envs.tasks.reviews import PROMPTS
+from text_envs.tasks.splits import SPLITS
+from text_envs.tokenizers import Tokenizer, load_tokenizer
+from text_envs.types import Turns
+
+__all__ = ["Generation", "reference_tokens"]
+
+
+class Generation(Task):
+    """Continue any prompts, in any vocabulary, for any reward.
+
+    ## Description
+    One call makes an environment of your own data:
+    `gym.make("text_envs/Generation-v0", dataset=["Once upon a time", ...], tokenizer="gpt2",
+    reward=my_reward)`. Without arguments it continues the bundled review openings and asks for
+    texts of a certain length, which needs nothing else and shows that everything is in place.
+
+    ## Action Space
+    `Discrete(num_actions)`: the tokens of the tokenizer that may be written, 4001 with the bundled
+    one, the end of the text among them.
+
+    ## Observation Space
+    `Box(0, vocab_size - 1, (31,), int64)`: as many prompt columns as the longest prompt needs (7
+    for the bundled openings), left-padded, and 24 columns for the text, right-padded.
+
+    ## Rewards
+    0 until the text ends, then what `reward` says; by default -|n - 12| for n words, 12 being
+    half of `max_tokens`: the agent has to learn when to stop.
+
+    ## Starting State
+    A prompt drawn uniformly; `reset(options={"index": 3})` chooses one.
+
+    ## Episode End
+    The end-of-text token (`finish_reason="stop"`), `max_tokens` tokens (`"length"`), or a special
+    token of a foreign tokenizer (`"forbidden"`); all terminate.
+
+    ## Information
+    `reward_terms` at every step; `finish_reason`, `text`, `roles` and `example_index` at the end.
+
+    ## Arguments
+    `dataset=None`: a list of prompts or of mappings, a text file (a prompt a line), a JSON-lines
+    file, or a Hub name. `field=None`: the key that holds the prompt; default `prompt`, then
+    `text`. `split="train"`: of a Hub data set, of lines with a key `split`, and of the bundled
+    openings. `tokenizer="reviews"`: a tokenizer, a transformers tokenizer, a path or a Hub name.
+    `prompt_length=None`: columns for the prompt; default what the longest prompt needs, but at
+    most `max_prompt_length=256`. `truncate_prompts=False`: keep the last tokens of prompts that do
+    not fit instead of refusing them. `max_tokens=24`. `reward=None`: anything that
+    `text_envs.rewards.resolve` accepts. `reward_kwargs`, `action_mask`, `render_mode` as in every
+    environment. A key `references` of the data is what the scripted expert writes; without it the
+    expert does what is best for the default reward and for no other.
+
+    ## Version History
+    v0: first version.
+
+    ## References
+    None: this is the suite's doorway for data that it does not know.
+    """
+
+    qualities = ("random", "mixed", "expert")
+
+    def __init__(
+        self,
+        *,
+        dataset: Any = None,
+        field: str | None = None,
+        split: str = "train",
+        tokenizer: Any = "reviews",
+        prompt_length: int | None = None,
+        max_prompt_length: int = 256,
+        max_tokens: int = 24,
+        truncate_prompts: bool = False,
+    ) -> None:
+        """Load the prompts.
+
+        Args:
+            dataset: the prompts, see `text_envs.tasks.data.load_examples`.
+            field: the key that holds the prompt.
+            split: which part of the data.
+            tokenizer: see `text_envs.tokenizers.load_tokenizer`.
+            prompt_length: columns for the prompt, None for what the data needs.
+            max_prompt_length: the most columns that None stands for.
+            max_tokens: columns for the text.
+            truncate_prompts: keep the last tokens of a prompt that does not fit.
+        """
+        if dataset is None and split not in SPLITS:
+            raise ValueError(f"unknown split {split!r}.{suggest(str(split), SPLITS)}")
+        examples = load_examples(PROMPTS if dataset is None else dataset, split=split, field=field)
+        loaded = load_tokenizer(tokenizer)
+        if prompt_length is None:
+            if not isinstance(max_prompt_length, int) or max_prompt_length < 1:
+                raise ValueError(
+                    f"max_prompt_length must be an integer of at least 1, got {max_prompt_length!r}"
+                )
+            longest = max(len(loaded.encode_prompt(example.prompt)) for example in examples)
+            prompt_length = min(longest, max_prompt_length)
+        super().__init__(
+            examples,
+            tokenizer=loaded,
+            prompt_length=prompt_length,
+            max_tokens=max_tokens,
+            truncate_prompts=truncate_prompts,
+        )
+        self.target_length = self.max_tokens // 2
+        self.reward = Length(target=self.target_length)
+
+    def script(self, turns: Turns, qualities: Sequence[str]) -> Sequence[Sequence[int]]:
+        """Write the first reference of each example; without one, as many words as are paid."""
+        return [self._expert(index) for index in turns.example_indices.tolist()]
+
+    def _expert(self, index: int) -> list[int]:
+        references = self.example(index).references
+        if references:
+            return reference_tokens(references[0], self.tokenizer, self.max_tokens)
+        words = np.flatnonzero(~self.tokenizer.forbidden)
+        word = int(words[words != self.tokenizer.eos_id][0])
+        return [*[word] * self.target_length, self.tokenizer.eos_id]
+
+
+def reference_tokens(text: str, tokenizer: Tokenizer, max_tokens: int) -> list[int]:
+    """Return a reference as actions: what cannot be written is left out, then the end.
+
+    Args:
+        text: the reference.
+        tokenizer: encodes it.
+        max_tokens: a longer one is cut and does not end by itself.
+    """
+    actions, forbidden = tokenizer.num_actions, tokenizer.forbidden
+    ids = [token for token in tokenizer.encode(text) if token < actions and not forbidden[token]]
+    return [*ids, tokenizer.eos_id][:max_tokens]
