@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from text_envs.core import TokenEnv
 from text_envs.errors import DatasetError, RewardModelError
-from text_envs.registration import list_ids, register
+from text_envs.registration import list_ids, register, register_goal
 from text_envs.tasks.base import Task
 from text_envs.types import Episode, EpisodeBatch, Example, Replies, Role, Turns
 from text_envs.vector import TokenVectorEnv
@@ -32,6 +32,7 @@ __all__ = [
     "list_ids",
     "make_sb3",
     "register",
+    "register_goal",
 ]
 
 __version__ = "0.1.0"

@@ -8,7 +8,7 @@ import gymnasium as gym
 
 from text_envs.tasks.base import Task
 
-__all__ = ["list_ids", "register"]
+__all__ = ["list_ids", "register", "register_goal"]
 
 _NAMESPACE = "text_envs"
 
@@ -29,10 +29,44 @@ def register(name: str, task: str | type[Task], **kwargs: Any) -> None:
     )
 
 
+def register_goal(name: str, task: str | type[Task], **kwargs: Any) -> None:
+    """Register a goal-conditioned face of a task, see `text_envs.goal`.
+
+    Args:
+        name: name and version, such as "WordSortingGoal-v0".
+        task: as in `register`; its finished text must be judged by a reward model.
+        **kwargs: default arguments, plain JSON values.
+    """
+    gym.register(
+        id=name if "/" in name else f"{_NAMESPACE}/{name}",
+        entry_point="text_envs.goal:GoalTokenEnv",
+        vector_entry_point="text_envs.goal:GoalTokenVectorEnv",
+        kwargs={"task": task, **kwargs},
+    )
+
+
 def list_ids() -> list[str]:
     """Return the ids of this suite, in alphabetical order."""
     return sorted(id for id in gym.registry if id.startswith(f"{_NAMESPACE}/"))
 
+
+_REASONING: tuple[tuple[str, str, dict[str, int]], ...] = (
+    ("LogicalDeductionThree", "deduction:LogicalDeduction", {"objects": 3}),
+    ("LogicalDeductionFive", "deduction:LogicalDeduction", {"objects": 5}),
+    ("LogicalDeductionSeven", "deduction:LogicalDeduction", {"objects": 7}),
+    ("TrackingShuffledObjectsThree", "tracking:TrackingShuffledObjects", {"people": 3}),
+    ("TrackingShuffledObjectsFive", "tracking:TrackingShuffledObjects", {"people": 5}),
+    ("TrackingShuffledObjectsSeven", "tracking:TrackingShuffledObjects", {"people": 7}),
+    ("DateUnderstanding", "dates:DateUnderstanding", {}),
+    ("ObjectCounting", "counting:ObjectCounting", {}),
+    ("GeometricShapes", "shapes:GeometricShapes", {}),
+    ("PenguinsInATable", "penguins:PenguinsInATable", {}),
+    ("ReasoningAboutColoredObjects", "colored_objects:ReasoningAboutColoredObjects", {}),
+    ("WordSorting", "sorting:WordSorting", {}),
+)
+for _name, _task, _kwargs in _REASONING:
+    register(f"{_name}-v0", f"text_envs.tasks.reasoning.{_task}", **_kwargs)
+    register_goal(f"{_name}Goal-v0", f"text_envs.tasks.reasoning.{_task}", **_kwargs)
 
 register("Generation-v0", "text_envs.tasks.generation:Generation")
 register("IncreasingNumbers-v0", "text_envs.tasks.numbers:IncreasingNumbers")
