@@ -14,30 +14,32 @@ from text_envs.rewards.builtin import Constant, Length, WeightedSum
 __all__ = ["NAMES", "resolve"]
 
 
-def _sentiment(**kwargs: Any) -> RewardModel:
-    from text_envs.rewards.sentiment import Sentiment
+def _lazy(module: str, name: str) -> Callable[..., RewardModel]:
+    """Return a factory that imports a reward model when it is first asked for."""
 
-    return Sentiment(**kwargs)
+    def make(*args: Any, **kwargs: Any) -> RewardModel:
+        factory: Callable[..., RewardModel] = getattr(
+            importlib.import_module(f"text_envs.rewards.{module}"), name
+        )
+        return factory(*args, **kwargs)
 
-
-def _vader(**kwargs: Any) -> RewardModel:
-    from text_envs.rewards.lexicon import Vader
-
-    return Vader(**kwargs)
-
-
-def _hf(model: str, **kwargs: Any) -> RewardModel:
-    from text_envs.rewards.hf import SequenceClassifier
-
-    return SequenceClassifier(model, **kwargs)
+    return make
 
 
 NAMES: dict[str, Callable[..., RewardModel]] = {
+    "bleu": _lazy("overlap", "Bleu"),
+    "ciderd": _lazy("ciderd", "CiderD"),
     "constant": Constant,
+    "coverage": _lazy("overlap", "Coverage"),
     "length": Length,
-    "sentiment": _sentiment,
-    "vader": _vader,
+    "preference": _lazy("preference", "Preference"),
+    "rouge": _lazy("overlap", "Rouge"),
+    "sentiment": _lazy("sentiment", "Sentiment"),
+    "toxicity": _lazy("toxicity", "Toxicity"),
+    "upvotes": _lazy("upvotes", "Upvotes"),
+    "vader": _lazy("lexicon", "Vader"),
 }
+_classifier = _lazy("hf", "SequenceClassifier")
 
 
 def resolve(spec: Any, **kwargs: Any) -> RewardModel:
@@ -77,7 +79,7 @@ def _by_name(spec: str, kwargs: dict[str, Any]) -> RewardModel:
         return NAMES[spec](**kwargs)
     kind, colon, rest = spec.partition(":")
     if colon and kind == "hf":
-        return _hf(rest, **kwargs)
+        return _classifier(rest, **kwargs)
     if colon:
         return _imported(kind, rest, kwargs)
     raise ValueError(

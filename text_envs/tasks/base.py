@@ -39,7 +39,7 @@ class Task:
     """
 
     multi_turn: ClassVar[bool] = False
-    qualities: ClassVar[tuple[str, ...]] = ("random",)
+    qualities: tuple[str, ...] = ("random",)
     max_turn_tokens: int | None = None
     reward: Any = None
 

@@ -10,7 +10,7 @@ from typing import Any
 from text_envs.errors import DatasetError
 from text_envs.types import Example
 
-__all__ = ["load_examples", "read_lines"]
+__all__ = ["load_examples", "read_hub", "read_lines"]
 
 
 def load_examples(
@@ -40,7 +40,7 @@ def load_examples(
         if path.suffix in (".txt", ".jsonl", ".json") or path.is_file():
             rows: Sequence[Any] = _read_file(path)
         else:
-            rows = _read_hub(str(dataset), split)
+            rows = read_hub(str(dataset), split)
         source = str(dataset)
     elif isinstance(dataset, Sequence) or hasattr(dataset, "__getitem__"):
         rows, source = [dataset[i] for i in range(len(dataset))], type(dataset).__name__
@@ -70,7 +70,8 @@ def read_lines(path: Path) -> list[str]:
     except OSError as error:
         raise DatasetError(f"{path}: cannot read the file ({error.strerror})") from error
     try:
-        return raw.decode("utf-8-sig").splitlines()
+        # Only line feeds end a line: JSON strings may hold the other separators of Unicode.
+        return [line.removesuffix("\r") for line in raw.decode("utf-8-sig").split("\n")]
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DatasetError(
@@ -102,7 +103,12 @@ def _read_file(path: Path) -> list[Any]:
     return rows
 
 
-def _read_hub(name: str, split: str) -> Sequence[Any]:
+def read_hub(name: str, split: str) -> Sequence[Any]:
+    """Return the rows of a data set of the Hub, or of a folder that `datasets` reads.
+
+    Raises:
+        DatasetError: the package is missing, or it cannot load the data; the data is named.
+    """
     try:
         import datasets
     except ImportError as error:
