@@ -86,7 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--iterations", type=int, default=60)
-    parser.add_argument("--kl-coef", type=float, default=0.03, help="reward paid per nat of KL")
+    parser.add_argument("--kl-coef", type=float, default=0.04, help="reward paid per nat of KL")
     parser.add_argument("--out", type=Path, default=Path("outputs/quickstart"))
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
@@ -97,10 +97,10 @@ def main() -> None:
         "CausalLMPolicy",
         ENV_ID,
         policy_kwargs={"model": "reviews"},
-        learning_rate=3e-4,
+        learning_rate=5e-4,
         n_episodes=64,
-        batch_size=16,
-        n_epochs=2,
+        batch_size=8,
+        n_epochs=1,
         kl_coef=args.kl_coef,
         seed=args.seed,
     )
@@ -120,7 +120,8 @@ def main() -> None:
     print(f"\n{len(before.texts)} test prompts      before            after")
     for name, (mean, half) in sums["before"].items():
         new_mean, new_half = sums["after"][name]
-        print(f"{name:18}  {round(mean, 3) + 0:7.3f} ± {half:.3f}   {new_mean:7.3f} ± {new_half:.3f}")
+        old = f"{round(mean, 3) + 0:7.3f} ± {half:.3f}"  # + 0: no minus before a zero
+        print(f"{name:18}  {old}   {new_mean:7.3f} ± {new_half:.3f}")
 
     plot(curve.points, args.out / "curve.png")
     token_scores = rewards.resolve("sentiment").token_scores  # type: ignore[attr-defined]

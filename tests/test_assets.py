@@ -64,7 +64,7 @@ def test_model_prefers_english_to_shuffled_english(model: Any) -> None:
         with torch.no_grad():
             return float(model(row, labels=row).loss)
 
-    assert nats(words) < 4 < 6 < nats(shuffled)
+    assert nats(words) + 1.5 < nats(shuffled)
 
 
 def test_model_generates_only_actions(model: Any) -> None:

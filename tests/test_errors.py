@@ -160,6 +160,23 @@ def test_a_failing_reward_model_undoes_replies_and_memory() -> None:
     assert _same(before, after)
 
 
+def test_a_failing_reply_undoes_the_step() -> None:
+    class Broken(Echo):
+        def reply(self, turns: Any) -> Any:
+            super().reply(turns)
+            raise OSError("the other side hung up")
+
+    vector = TokenVectorEnv(Broken(), num_envs=2)
+    vector.reset(seed=0)
+    vector.step(np.array([1, 2]))
+    before = vector.get_state()
+    with pytest.raises(OSError, match="hung up"):
+        vector.step(np.array([4, 1]))
+    after = vector.get_state()
+    before.pop("rng"), after.pop("rng")
+    assert _same(before, after)
+
+
 def test_two_names_for_one_thing_are_refused() -> None:
     with pytest.raises(TypeError, match="is built already"):
         TokenEnv(Toy(), max_tokens=3)

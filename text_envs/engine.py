@@ -23,6 +23,8 @@ __all__ = ["Outcome", "TokenEngine"]
 
 # Start examples are drawn in blocks: one call of a generator costs as much as a whole array step.
 _DRAWS = 32
+# As plain integers: numpy takes several times as long to compare an array with an enum member.
+_PAD, _PROMPT, _ACTION = int(Role.PAD), int(Role.PROMPT), int(Role.ACTION)
 
 Rows = NDArray[np.int64]
 
@@ -90,6 +92,8 @@ class TokenEngine:
         # needs no write per step.
         self.marks = np.zeros((num_envs, self.num_columns), dtype=np.int8)
         self.marked = task.multi_turn
+        self._unmarked_roles = np.full(self.num_columns, _ACTION, dtype=np.int8)
+        self._unmarked_roles[: self.prompt_length] = _PROMPT
         self.position = np.full(num_envs, self.prompt_length, dtype=np.int64)
         self.turn_start = self.position.copy()
         self.prefix_stop = self.position.copy()
@@ -106,6 +110,10 @@ class TokenEngine:
         """Give a row its generator; what was drawn ahead from the former one is dropped."""
         self.rngs[row] = rng
         self._next_draw[row] = _DRAWS
+
+    def restart(self, rows: Rows) -> None:
+        """Start an episode about a drawn example in each of `rows`."""
+        self.begin(rows, self.draw_examples(rows))
 
     def draw_examples(self, rows: Rows) -> NDArray[np.int64]:
         """Return a uniformly drawn example for each of `rows`, from the row's own generator."""
@@ -197,15 +205,15 @@ class TokenEngine:
         Raises:
             RewardModelError: the reward model failed; the rows are as they were before.
         """
-        whole = rows is None
+        # A slice costs nothing where an index array would copy.
+        at: Any = slice(None) if rows is None else rows
         rows = self.all_rows if rows is None else rows
-        position = self.position if whole else self.position[rows]
-        self._flat[(self._offset if whole else self._offset[rows]) + position] = actions
-        self.position[rows] += 1
-        position = self.position if whole else self.position[rows]
+        self._flat[self._offset[at] + self.position[at]] = actions
+        self.position[at] += 1
+        position = self.position[at]
         turn_over = self._ends_turn[actions]
         if self.task.max_turn_tokens is not None:
-            turn_over |= position - self.turn_start[rows] >= self.task.max_turn_tokens
+            turn_over |= position - self.turn_start[at] >= self.task.max_turn_tokens
         stopping = turn_over | (position == self.num_columns)
 
         outcome = Outcome(
@@ -233,48 +241,53 @@ class TokenEngine:
         outcome: Outcome,
         score_episodes: bool,
     ) -> None:
-        """End turns, then episodes; undo the step if the reward model fails."""
-        remembered = {name: array.copy() for name, array in self.memory.items()}
-        before = self.position.copy(), self.turn_start.copy(), self.marks.copy()
+        """End turns, then episodes; undo the step if the task or the reward model fails."""
+        before = self._remember() if self.task.multi_turn else None
         at, ids, over = rows[stopping], actions[stopping], turn_over[stopping]
         if self._any_forbidden:
             written = self._offset[at] + self.position[at] - 1
             self._flat[written] = np.where(
                 self.tokenizer.forbidden[ids], self.tokenizer.eos_id, ids
             )
-        reasons = np.where(over, "stop", "length").astype(object)
+        reasons = np.array(["stop" if by_token else "length" for by_token in over], dtype=object)
         if self._any_forbidden:
             reasons[self.tokenizer.forbidden[ids]] = "forbidden"
         done = np.ones(len(at), dtype=bool)
-        if self.task.multi_turn and over.any():
-            self._reply(at, np.flatnonzero(over), done, reasons, outcome)
-        ended = at[done]
-        if not len(ended):
-            return
-        outcome.rows = ended
-        outcome.terminated[ended] = True
-        outcome.episodes = self.episodes(ended, reasons[done].tolist())
-        if self.reward_model is not None and score_episodes:
-            try:
+        try:
+            if self.task.multi_turn and over.any():
+                self._reply(at, np.flatnonzero(over), done, reasons, outcome)
+            ended = at[done]
+            if len(ended):
+                outcome.rows = ended
+                outcome.terminated[ended] = True
+                outcome.episodes = self.episodes(ended, reasons[done].tolist())
+            if self.reward_model is not None and score_episodes and len(ended):
                 self._pay(ended, outcome)
-            except Exception:
-                self._undo(rows, before, remembered)
-                raise
+        except Exception:  # of the task or the reward model: the step can be repeated
+            self._undo(rows, before)
+            raise
         self.running[ended] = False
 
-    def _undo(
-        self,
-        rows: Rows,
-        before: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int8]],
-        remembered: dict[str, NDArray[Any]],
-    ) -> None:
-        self.position, self.turn_start, self.marks = before
+    def _remember(self) -> dict[str, Any]:
+        """Return copies of what replies change."""
+        return {
+            "position": self.position.copy(),
+            "turn_start": self.turn_start.copy(),
+            "marks": self.marks.copy(),
+            "memory": {name: array.copy() for name, array in self.memory.items()},
+        }
+
+    def _undo(self, rows: Rows, before: dict[str, Any] | None) -> None:
+        """Take back the tokens just written into `rows`, and the replies to them."""
+        if before is not None:
+            self.position, self.turn_start = before["position"], before["turn_start"]
+            self.marks = before["marks"]
+            for name, array in before["memory"].items():
+                self.memory[name][...] = array
         self.position[rows] -= 1
         columns = np.arange(self.num_columns)
         unwritten = columns >= np.maximum(self.position, self.prompt_length)[:, None]  # (N, L)
         self.tokens[unwritten] = self.tokenizer.pad_id
-        for name, array in remembered.items():
-            self.memory[name][...] = array
 
     def _reply(
         self,
@@ -330,7 +343,7 @@ class TokenEngine:
 
     def _truncate(self, rows: Rows, outcome: Outcome) -> None:
         roles = self.roles(rows)
-        steps = np.count_nonzero(roles == Role.ACTION, axis=1)
+        steps = np.count_nonzero(roles == _ACTION, axis=1)
         cut = rows[(steps >= self.max_episode_steps) & ~outcome.terminated[rows]]
         if not len(cut):
             return
@@ -347,13 +360,17 @@ class TokenEngine:
 
     def roles(self, rows: Rows) -> NDArray[np.int8]:
         """Return who wrote each column of `rows`, `(B, L)`, see `Role`."""
+        if not self.marked:  # then whatever is written is the prompt's or the agent's
+            filled = self.tokens[rows] != self.tokenizer.pad_id  # (B, L)
+            roles: NDArray[np.int8] = filled * self._unmarked_roles
+            return roles
         roles = self.marks[rows]
         columns = np.arange(self.num_columns)
         written = columns < self.position[rows][:, None]
         written[:, : self.prompt_length] = False
-        roles[written & (roles == Role.PAD)] = Role.ACTION
+        roles[written & (roles == _PAD)] = _ACTION
         prompt = self.tokens[rows, : self.prompt_length] != self.tokenizer.pad_id
-        roles[:, : self.prompt_length] = np.where(prompt, Role.PROMPT, Role.PAD)
+        roles[:, : self.prompt_length] = np.where(prompt, _PROMPT, _PAD)
         return roles
 
     def episodes(self, rows: Rows, finish_reasons: Sequence[str]) -> EpisodeBatch:

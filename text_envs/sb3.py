@@ -16,11 +16,14 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from text_envs.engine import Outcome
+from text_envs.goal import GoalTokenVectorEnv
 from text_envs.starts import start
-from text_envs.types import Role
+from text_envs.types import EpisodeBatch, Role
 from text_envs.vector import AutoresetMode, TokenVectorEnv
 
 __all__ = ["TokenVecEnv", "make_sb3"]
+
+_ACTION = int(Role.ACTION)  # numpy compares faster with a plain integer
 
 
 def make_sb3(
@@ -29,7 +32,7 @@ def make_sb3(
     *,
     seed: int | None = None,
     **kwargs: Any,
-) -> TokenVecEnv:
+) -> VecEnv:
     """Return N rows of an environment as a Stable-Baselines3 `VecEnv`.
 
     Args:
@@ -42,19 +45,28 @@ def make_sb3(
     >>> venv.reset().shape
     (2, 4)
     """
-    if isinstance(env, TokenVectorEnv):
+    native: Any
+    if isinstance(env, TokenVectorEnv | GoalTokenVectorEnv):
         native = env
     elif isinstance(env, str) and "/" in env:
         made = gym.make_vec(
             env, num_envs=num_envs, vectorization_mode="vector_entry_point", **kwargs
         )
-        native = made.unwrapped  # type: ignore[assignment]
+        native = made.unwrapped
     else:
         native = TokenVectorEnv(env, num_envs=num_envs, **kwargs)
-    venv = TokenVecEnv(native)
+    venv = _face(native)
     if seed is not None:
         venv.seed(seed)
     return venv
+
+
+def _face(native: Any) -> VecEnv:
+    if isinstance(native, GoalTokenVectorEnv):
+        from text_envs.goal_sb3 import GoalTokenVecEnv  # which is built on the class below
+
+        return GoalTokenVecEnv(native)
+    return TokenVecEnv(native)
 
 
 class TokenVecEnv(VecEnv):
@@ -118,38 +130,55 @@ class TokenVecEnv(VecEnv):
         outcome = engine.advance(ids)
         self._returns += outcome.rewards
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        if outcome.rewards.any() or outcome.episodes is not None:
+        if outcome.episodes is not None or any(term.any() for term in outcome.terms.values()):
             self._fill_infos(infos, outcome)
         observations = engine.tokens.copy()
         dones = outcome.terminated | outcome.truncated
         return observations, outcome.rewards.astype(np.float32), dones, infos
 
     def _fill_infos(self, infos: list[dict[str, Any]], outcome: Outcome) -> None:
-        paid = outcome.rewards != 0
+        # By the terms: those of one row may cancel, and its ledger must show them all the same.
+        paid = np.any([values != 0 for values in outcome.terms.values()], axis=0)
         paid[outcome.rows] = True
-        terms = {name: values.tolist() for name, values in outcome.terms.items()}
-        for row in np.flatnonzero(paid).tolist():
-            infos[row]["reward_terms"] = {name: values[row] for name, values in terms.items()}
-        episodes = outcome.episodes
-        if episodes is None:
-            return
-        lengths = np.count_nonzero(episodes.roles == Role.ACTION, axis=1).tolist()
-        for k, row in enumerate(outcome.rows.tolist()):
+        rows = np.flatnonzero(paid)
+        names = list(outcome.terms)
+        columns = [outcome.terms[name][rows].tolist() for name in names]
+        for row, *values in zip(rows.tolist(), *columns, strict=True):
+            infos[row]["reward_terms"] = dict(zip(names, values, strict=True))
+        if outcome.episodes is not None:
+            self._fill_ends(infos, outcome, outcome.episodes)
+            self._returns[outcome.rows] = 0.0
+            self.env.engine.restart(outcome.rows)
+
+    def _fill_ends(
+        self, infos: list[dict[str, Any]], outcome: Outcome, episodes: EpisodeBatch
+    ) -> None:
+        rows = outcome.rows
+        # Every column is turned into a list at once; the loop itself only builds dictionaries.
+        columns = zip(
+            rows.tolist(),
+            list(episodes.tokens.copy()),
+            (outcome.truncated[rows] & ~outcome.terminated[rows]).tolist(),
+            self._returns[rows].tolist(),
+            np.count_nonzero(episodes.roles == _ACTION, axis=1).tolist(),
+            episodes.finish_reasons,
+            episodes.transcripts,
+            list(episodes.roles.copy()),
+            episodes.example_indices.tolist(),
+            strict=True,
+        )
+        for row, tokens, cut, total, length, reason, text, roles, index in columns:
             infos[row].update(
                 {
-                    "terminal_observation": episodes.tokens[k].copy(),
-                    "TimeLimit.truncated": bool(
-                        outcome.truncated[row] and not outcome.terminated[row]
-                    ),
-                    "episode": {"r": float(self._returns[row]), "l": lengths[k], "t": 0.0},
-                    "finish_reason": episodes.finish_reasons[k],
-                    "text": episodes.transcripts[k],
-                    "roles": episodes.roles[k].copy(),
-                    "example_index": int(episodes.example_indices[k]),
+                    "terminal_observation": tokens,
+                    "TimeLimit.truncated": cut,
+                    "episode": {"r": total, "l": length, "t": 0.0},
+                    "finish_reason": reason,
+                    "text": text,
+                    "roles": roles,
+                    "example_index": index,
                 }
             )
-        self._returns[outcome.rows] = 0.0
-        start(self.env.engine, outcome.rows)
 
     # -- what Stable-Baselines3 asks of the environments behind the batch -------------------------
 

@@ -219,7 +219,7 @@ class TokenVectorEnv(gym.vector.VectorEnv[Array, Array, Array]):
             going_on = np.flatnonzero(engine.running)
             outcome = engine.advance(ids[going_on], going_on)
             # Only after the step has succeeded: a failed one must leave nothing behind.
-            start(engine, restarting)
+            engine.restart(restarting)
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             infos = self._same_step_infos(outcome)
         else:
@@ -274,7 +274,7 @@ class TokenVectorEnv(gym.vector.VectorEnv[Array, Array, Array]):
         rows = outcome.rows
         ended = np.zeros(self.num_envs, dtype=bool)
         ended[rows] = True
-        final_obs = np.full(self.num_envs, None, dtype=object)
+        final_obs = np.empty(self.num_envs, dtype=object)
         for row, tokens in zip(rows.tolist(), outcome.episodes.tokens, strict=True):
             final_obs[row] = tokens.copy()
         final_info = self._outcome_infos(outcome)
@@ -283,7 +283,7 @@ class TokenVectorEnv(gym.vector.VectorEnv[Array, Array, Array]):
             infos[key] = final_info[key]
         self._put(infos, "final_obs", final_obs, ended)
         self._put(infos, "final_info", final_info, ended)
-        start(self.engine, rows)
+        self.engine.restart(rows)
         infos.update(self._reset_infos(rows))
         return infos
 
@@ -303,7 +303,7 @@ class TokenVectorEnv(gym.vector.VectorEnv[Array, Array, Array]):
             ("finish_reason", episodes.finish_reasons),
             ("text", episodes.transcripts),
         ):
-            values = np.full(self.num_envs, None, dtype=object)
+            values = np.empty(self.num_envs, dtype=object)  # of None
             values[rows] = words
             self._put(infos, key, values, ended.copy())
         roles = np.zeros((self.num_envs, self.engine.num_columns), dtype=np.int8)

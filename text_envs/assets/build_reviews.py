@@ -47,7 +47,7 @@ def write_model(model: Any, tokenizer: WordTokenizer, target: Path) -> int:
     """Save weights, configuration and generation defaults; return the number of parameters."""
     from transformers import GenerationConfig
 
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+    model.generation_config = GenerationConfig(
         do_sample=True,
         bos_token_id=tokenizer.bos_id,
         eos_token_id=tokenizer.eos_id,

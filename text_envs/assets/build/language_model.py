@@ -168,7 +168,7 @@ def train(
         for batch in data.batches(rows, rng):
             loss = _loss(model, batch, data, recipe, teacher)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             scheduler.step()

@@ -28,7 +28,13 @@ def sample(model: Any, tokenizer: WordTokenizer, count: int, words: int, seed: i
     while len(texts) < count:
         begin = torch.full((min(512, count - len(texts)), 1), tokenizer.bos_id)
         ids = model.generate(
-            begin, do_sample=True, top_k=0, top_p=1.0, temperature=1.0, max_new_tokens=words
+            begin,
+            attention_mask=torch.ones_like(begin),
+            do_sample=True,
+            top_k=0,
+            top_p=1.0,
+            temperature=1.0,
+            max_new_tokens=words,
         )
         texts += [[i for i in row if i < tokenizer.eos_id] for row in ids.tolist()]
     return texts
