@@ -1,0 +1,113 @@
+"""Measure speed and memory, as ratios of things that take turns on the same machine.
+
+    python examples/benchmark.py                    # all parts but the peers, about 10 minutes
+    python examples/benchmark.py env rollout        # some of them
+    python examples/benchmark.py peers              # needs .venv-trl, see `make bench-peers`
+    python examples/benchmark.py --quick --out /tmp/benchmark.json   # that everything runs
+
+Each part says in `examples/benchmarks/<part>.py` what is compared and how. Results go to
+docs/results/benchmark.json and .md; parts that were not run keep what is there about them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PARTS = ("env", "rollout", "update", "memory")
+
+
+def run_env(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the part `env`."""
+    from benchmarks import env
+
+    return {"threads": 1, "rows": [row.as_dict() for row in env.measure(args.quick, args.seed)]}
+
+
+def run_rollout(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the part `rollout`."""
+    from benchmarks import rollout
+
+    rows = rollout.measure(args.quick, args.seed, args.threads)
+    return {"threads": args.threads, "rows": [row.as_dict() for row in rows]}
+
+
+def run_update(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the part `update`."""
+    from benchmarks import update
+
+    rows = update.measure(args.quick, args.seed, args.threads)
+    return {"threads": args.threads, "rows": [row.as_dict() for row in rows]}
+
+
+def run_memory(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the part `memory`."""
+    from benchmarks import memory
+
+    return {"threads": 1, **memory.measure(args.quick, args.seed)}
+
+
+def run_peers(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the part `peers`."""
+    from benchmarks import peers
+
+    return peers.measure(args.quick, args.seed, max(args.threads), args.goal, args.seconds)
+
+
+RUNS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "env": run_env,
+    "rollout": run_rollout,
+    "update": run_update,
+    "memory": run_memory,
+    "peers": run_peers,
+}
+
+
+def parse() -> argparse.Namespace:
+    """Return the arguments of the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(RUNS)}; default all but peers")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes; the numbers mean nothing")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, os.cpu_count() or 1}))
+    parser.add_argument("--goal", type=float, default=0.95, help="mean reward the peers run for")
+    parser.add_argument("--seconds", type=float, default=60.0, help="after which a peer gives up")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "benchmark.json")
+    args = parser.parse_args()
+    unknown = sorted(set(args.parts) - set(RUNS))
+    if unknown:
+        parser.error(f"unknown part {unknown[0]!r}; accepted: {', '.join(RUNS)}")
+    return args
+
+
+def main() -> None:
+    """Run the parts asked for and write the results."""
+    args = parse()
+    # The environment is numpy alone; its threads would only get in each other's way.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(args.threads)))
+    from benchmarks.measure import machine
+    from benchmarks.report import page
+
+    results = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
+    for part in args.parts or PARTS:
+        print(f"-- {part}", flush=True)
+        results[part] = {
+            "command": " ".join(["python", "examples/benchmark.py", *sys.argv[1:]]),
+            "seed": args.seed,
+            "machine": machine(),
+            **RUNS[part](args),
+        }
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        args.out.with_suffix(".md").write_text(page(results), encoding="utf-8")
+    print(f"Wrote {args.out} and {args.out.with_suffix('.md').name}")
+
+
+if __name__ == "__main__":
+    main()
