@@ -42,9 +42,22 @@ check: lint types test
 bench: $(INSTALLED)
 	$(BIN)/python examples/benchmark.py
 
+# TRL pins what it needs in an environment of its own; it is never a dependency.
+bench-peers: $(INSTALLED)
+	test -x .venv-trl/bin/python || $(PYTHON) -m venv .venv-trl
+	.venv-trl/bin/python -m pip install --quiet --constraint constraints.txt -r examples/benchmarks/requirements-trl.txt
+	.venv-trl/bin/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/python examples/benchmark.py peers
+
 assets: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[build]'
-	$(BIN)/python -m text_envs.assets.build_reviews
+	$(BIN)/python -m text_envs.assets.build_reviews --cache .cache/reviews
+	$(BIN)/python -m text_envs.assets.build_continuations
+	$(BIN)/python -m text_envs.assets.build_wordle
+	$(BIN)/python -m text_envs.assets.build_comments
+	$(BIN)/python -m text_envs.assets.build_concepts
+	$(BIN)/python -m text_envs.assets.build_summaries
+	$(BIN)/python -m text_envs.reference
 
 clean:
 	rm -rf $(VENV) .venv-trl .pytest_cache .mypy_cache .ruff_cache .hypothesis

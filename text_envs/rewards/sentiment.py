@@ -75,7 +75,10 @@ class Sentiment:
 
     def score_tokens(self, tokens: ArrayLike) -> NDArray[np.float64]:
         """Score ids of the reviews tokenizer, `(B, T)`, padding anywhere: `(B,)`."""
-        logits = self.token_scores(tokens).sum(axis=-1) + self.bias
+        ids = np.sort(self._checked(tokens), axis=-1)  # equal words side by side: see _earlier
+        weights = self.weights[ids]
+        weights[..., self.clip :][ids[..., self.clip :] == ids[..., : -self.clip]] = 0.0
+        logits = weights.sum(axis=-1) + self.bias
         if self.output == "logit":
             return np.asarray(logits, dtype=np.float64)
         signed = np.tanh(logits / 2)  # cannot overflow, unlike 1 / (1 + exp(-logits))
@@ -91,13 +94,17 @@ class Sentiment:
             `(..., T)`: the word's weight; zero for padding, end, unknown words, and from the
             repetition on at which a word stops counting. The sum over T plus the bias is the logit.
         """
-        ids = np.asarray(tokens, dtype=np.int64)  # (..., T)
+        ids = self._checked(tokens)  # (..., T)
+        return np.where(self._earlier(ids) < self.clip, self.weights[ids], 0.0)
+
+    def _checked(self, tokens: ArrayLike) -> NDArray[np.int64]:
+        ids = np.asarray(tokens, dtype=np.int64)
         if ids.size and (ids.min() < 0 or ids.max() >= self.tokenizer.vocab_size):
             raise ValueError(
                 f"token ids must lie in 0..{self.tokenizer.vocab_size - 1}, "
                 f"got {ids.min()}..{ids.max()}"
             )
-        return np.where(self._earlier(ids) < self.clip, self.weights[ids], 0.0)
+        return ids
 
     def _earlier(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return how often each token stood earlier in its row, counted up to `clip`."""
