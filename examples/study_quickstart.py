@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import time
@@ -32,6 +34,29 @@ def run(seed: int, out: Path, extra: list[str]) -> dict[str, Any]:
         summary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     loaded: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
     return loaded
+
+
+# Two-sided 95% quantiles of Student's t for 1, 2, ... degrees of freedom.
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+
+def over_seeds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return mean and 95% interval over the seeds for each method and metric."""
+    groups: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        groups.setdefault((row["method"], row["metric"]), []).append(row["score"])
+    summary = []
+    for (method, metric), scores in groups.items():
+        n = len(scores)
+        half = 0.0
+        if n > 1:
+            quantile = _T[n - 2] if n - 2 < len(_T) else 1.96
+            half = quantile * statistics.stdev(scores) / math.sqrt(n)
+        mean = statistics.fmean(scores)
+        summary.append(
+            {"method": method, "metric": metric, "seeds": n, "mean": mean, "half_width_95": half}
+        )
+    return summary
 
 
 def main() -> None:
@@ -62,6 +87,7 @@ def main() -> None:
     report = {
         "command": f"python examples/study_quickstart.py --seeds {args.seeds}",
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "over_seeds": over_seeds(rows),
         "rows": rows,
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
