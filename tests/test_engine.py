@@ -5,7 +5,7 @@ from __future__ import annotations
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import Echo
+from helpers import Echo
 
 from text_envs import Role, TokenEnv, TokenVectorEnv
 from text_envs.tasks.toy import Toy

@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import Echo
+from helpers import Echo
 
 from text_envs import Example, RewardModelError, Task, TokenEnv, TokenVectorEnv, rewards
 from text_envs.tasks.toy import Toy

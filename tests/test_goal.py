@@ -7,8 +7,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import Echo
 from gymnasium.vector import AutoresetMode
+from helpers import Echo
 from stable_baselines3 import DQN, HerReplayBuffer
 from stable_baselines3.common.env_checker import check_env
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from conftest import Echo
+from helpers import Echo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import SENTENCES
+from helpers import SENTENCES
 
 import text_envs
 from text_envs.tasks.reviews import Reviews

@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import Echo
+from helpers import Echo
 
 import text_envs
 from text_envs import EpisodeBatch, Replies, Turns

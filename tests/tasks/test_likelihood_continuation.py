@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import SENTENCES
+from helpers import SENTENCES
 
 from text_envs import TokenEnv
 from text_envs.contract_tasks import play_batch
