@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("env", "rollout", "update", "memory")
+PARTS = ("env", "rollout", "update", "memory", "wordle")
 
 
 def run_env(args: argparse.Namespace) -> dict[str, Any]:
@@ -53,6 +53,13 @@ def run_memory(args: argparse.Namespace) -> dict[str, Any]:
     return {"threads": 1, **memory.measure(args.quick, args.seed)}
 
 
+def run_wordle(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the part `wordle`."""
+    from benchmarks import wordle
+
+    return {"threads": 1, "turns_per_second": wordle.main(args.quick)}
+
+
 def run_peers(args: argparse.Namespace) -> dict[str, Any]:
     """Run the part `peers`."""
     from benchmarks import peers
@@ -65,6 +72,7 @@ RUNS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "rollout": run_rollout,
     "update": run_update,
     "memory": run_memory,
+    "wordle": run_wordle,
     "peers": run_peers,
 }
 
@@ -94,16 +102,18 @@ def main() -> None:
     from benchmarks.measure import machine
     from benchmarks.report import page
 
-    results = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
     for part in args.parts or PARTS:
         print(f"-- {part}", flush=True)
-        results[part] = {
+        result = {
             "command": " ".join(["python", "examples/benchmark.py", *sys.argv[1:]]),
             "seed": args.seed,
             "machine": machine(),
             **RUNS[part](args),
         }
         args.out.parent.mkdir(parents=True, exist_ok=True)
+        # Read only now: another part may have been measured meanwhile.
+        results = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
+        results[part] = result
         args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         args.out.with_suffix(".md").write_text(page(results), encoding="utf-8")
     print(f"Wrote {args.out} and {args.out.with_suffix('.md').name}")

