@@ -14,11 +14,10 @@ from text_envs import render
 from text_envs.configure import build
 from text_envs.engine import Outcome, TokenEngine
 from text_envs.errors import suggest
-from text_envs.rewards import RewardModel, resolve
+from text_envs.face import Face
 from text_envs.starts import start
 from text_envs.state import capture, restore
 from text_envs.tasks.base import Task
-from text_envs.tokenizers import Tokenizer
 
 __all__ = ["TokenEnv", "single_spaces"]
 
@@ -30,7 +29,7 @@ def single_spaces(task: Task) -> tuple[spaces.Box, spaces.Discrete[np.int64]]:
     return observation, spaces.Discrete(task.tokenizer.num_actions)
 
 
-class TokenEnv(gym.Env[NDArray[np.int64], np.int64]):
+class TokenEnv(Face, gym.Env[NDArray[np.int64], np.int64]):
     """Writing text token by token; one episode is one text, or one dialogue.
 
     The observation is one flat array: the prompt left-padded into the first `prompt_length`
@@ -76,25 +75,6 @@ class TokenEnv(gym.Env[NDArray[np.int64], np.int64]):
         self.observation_space, self.action_space = single_spaces(built)  # type: ignore[assignment]
         self._with_mask = action_mask
         self._num_actions = built.tokenizer.num_actions
-
-    @property
-    def task(self) -> Task:
-        """The task: data, replies, limits."""
-        return self.engine.task
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """What turns ids into text."""
-        return self.engine.tokenizer
-
-    @property
-    def reward_model(self) -> RewardModel | None:
-        """What scores finished episodes; assign another one, or its name, at any time."""
-        return self.engine.reward_model
-
-    @reward_model.setter
-    def reward_model(self, spec: Any) -> None:
-        self.engine.reward_model = resolve(spec)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

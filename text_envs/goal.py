@@ -28,10 +28,8 @@ from numpy.typing import NDArray
 
 from text_envs import render
 from text_envs.core import TokenEnv
+from text_envs.face import Face
 from text_envs.goal_engine import Goal, GoalEngine, as_goals, compute_reward
-from text_envs.rewards import RewardModel
-from text_envs.tasks.base import Task
-from text_envs.tokenizers import Tokenizer
 from text_envs.vector import AutoresetMode, TokenVectorEnv
 
 __all__ = ["Goal", "GoalTokenEnv", "GoalTokenVectorEnv", "compute_reward"]
@@ -48,30 +46,11 @@ def _with_goals(box: spaces.Box) -> spaces.Dict:
     )
 
 
-class _Face:
+class _GoalFace(Face):
     """What the single and the vector environment hand through from the one without goals."""
 
     _text: Any
     engine: GoalEngine
-
-    @property
-    def task(self) -> Task:
-        """The task: data, limits."""
-        return self.engine.task
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """What turns ids into text."""
-        return self.engine.tokenizer
-
-    @property
-    def reward_model(self) -> RewardModel | None:
-        """What judges finished texts; the reward depends on the goal too."""
-        return self.engine.reward_model
-
-    @reward_model.setter
-    def reward_model(self, spec: Any) -> None:
-        self._text.reward_model = spec
 
     def compute_reward(self, achieved_goal: Any, desired_goal: Any, info: Any) -> Any:
         """Return the reward, see `text_envs.goal.compute_reward`; no state takes part in it."""
@@ -96,7 +75,7 @@ class _Face:
         return self._text.render()
 
 
-class GoalTokenEnv(_Face, gym.Env[dict[str, Any], np.int64]):
+class GoalTokenEnv(_GoalFace, gym.Env[dict[str, Any], np.int64]):
     """`TokenEnv` with a goal; see the module's description."""
 
     metadata: dict[str, Any] = {  # noqa: RUF012 - Gymnasium declares it as an instance variable
@@ -169,7 +148,7 @@ class GoalTokenEnv(_Face, gym.Env[dict[str, Any], np.int64]):
         return {"observation": tokens, **goals}
 
 
-class GoalTokenVectorEnv(_Face, gym.vector.VectorEnv[Any, Any, Any]):
+class GoalTokenVectorEnv(_GoalFace, gym.vector.VectorEnv[Any, Any, Any]):
     """`TokenVectorEnv` with a goal in each row; see the module's description.
 
     Row i behaves as a `GoalTokenEnv` seeded with `seed + i`. Infos are those of `TokenVectorEnv`;

@@ -16,11 +16,9 @@ from text_envs.configure import build
 from text_envs.core import single_spaces
 from text_envs.engine import Outcome, TokenEngine
 from text_envs.errors import suggest
-from text_envs.rewards import RewardModel, resolve
+from text_envs.face import Face
 from text_envs.starts import start
 from text_envs.state import capture, restore
-from text_envs.tasks.base import Task
-from text_envs.tokenizers import Tokenizer
 
 try:
     from gymnasium.vector import AutoresetMode
@@ -40,7 +38,7 @@ __all__ = ["AutoresetMode", "TokenVectorEnv"]
 Array = NDArray[Any]
 
 
-class TokenVectorEnv(gym.vector.VectorEnv[Array, Array, Array]):
+class TokenVectorEnv(Face, gym.vector.VectorEnv[Array, Array, Array]):
     """N texts written at once; row i behaves as a `TokenEnv` seeded with `seed + i`.
 
     The reward model is called once per step with all rows that have just finished. What happens
@@ -106,25 +104,6 @@ class TokenVectorEnv(gym.vector.VectorEnv[Array, Array, Array]):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._with_mask = action_mask
         self._num_actions = np.uint64(built.tokenizer.num_actions)
-
-    @property
-    def task(self) -> Task:
-        """The task: data, replies, limits."""
-        return self.engine.task
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """What turns ids into text."""
-        return self.engine.tokenizer
-
-    @property
-    def reward_model(self) -> RewardModel | None:
-        """What scores finished episodes; assign another one, or its name, at any time."""
-        return self.engine.reward_model
-
-    @reward_model.setter
-    def reward_model(self, spec: Any) -> None:
-        self.engine.reward_model = resolve(spec)
 
     # -- reset ---------------------------------------------------------------------------------
 
