@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -92,6 +93,8 @@ def main() -> None:
     args = parser.parse_args()
     iterations, test_episodes = (2, 64) if args.quick else (args.iterations, 512)
     args.out.mkdir(parents=True, exist_ok=True)
+    # A model this small keeps one core busy; more threads would mostly wait for each other.
+    torch.set_num_threads(1)
 
     agent = PPO(
         "CausalLMPolicy",
