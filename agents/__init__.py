@@ -5,9 +5,9 @@ from __future__ import annotations
 from agents.checkpoints import SaveEvery
 from agents.envs import policy_kwargs_for
 from agents.evaluation import evaluate_texts, mean_and_interval
-from agents.lm import freeze, load_lm
 from agents.policies import CausalLMPolicy
 from agents.ppo import PPO
+from text_envs.lm.loading import freeze, load_lm
 
 __all__ = [
     "PPO",

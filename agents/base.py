@@ -16,13 +16,13 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm.auto import tqdm
 
-from agents.action_lm import ActionLM
 from agents.envs import as_vec_env, policy_kwargs_for
 from agents.functional import adaptive_kl_coefficient, kl_k1, kl_k3, masked_mean
-from agents.lm import BUNDLED, freeze, load_lm
 from agents.policies import CausalLMPolicy
 from agents.rollouts import Rollout, collect_episodes, score
 from agents.saving import load_algorithm, resume, save_algorithm, set_parameters
+from text_envs.lm.action_lm import ActionLM
+from text_envs.lm.loading import BUNDLED, freeze, load_lm
 
 if TYPE_CHECKING:
     from typing_extensions import Self

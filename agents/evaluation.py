@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.action_lm import ActionLM
 from agents.functional import kl_k1
 from agents.rollouts import Rollout, collect_episodes, score
+from text_envs.lm.action_lm import ActionLM
 from text_envs.pages import TokenRow
 from text_envs.tokenizers import Tokenizer
 

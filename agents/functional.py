@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from agents.likelihood import entropy, linear_log_probs, token_log_probs
+from text_envs.lm.likelihood import entropy, linear_log_probs, token_log_probs
 
 __all__ = [
     "adaptive_kl_coefficient",

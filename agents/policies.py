@@ -22,10 +22,10 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from agents.action_lm import ActionLM
-from agents.likelihood import sample, token_log_probs
-from agents.lm import load_lm
 from agents.saving import load_policy, save_policy
+from text_envs.lm.action_lm import ActionLM
+from text_envs.lm.likelihood import sample, token_log_probs
+from text_envs.lm.loading import load_lm
 
 __all__ = ["CausalLMPolicy"]
 

@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from agents.action_lm import ActionLM
+    from text_envs.lm.action_lm import ActionLM
 
 __all__ = ["Collected", "Rollout", "TokenPolicy", "collect_episodes", "score"]
 

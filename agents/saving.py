@@ -31,7 +31,7 @@ from agents.checkpoints import (
     save_tree,
     writing_checkpoint,
 )
-from agents.lm import quietly
+from text_envs.lm.loading import quietly
 
 __all__ = [
     "load_algorithm",

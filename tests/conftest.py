@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Tests run in one process a core; threads of torch beside them would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +51,28 @@ def classifier_path(tmp_path_factory: pytest.TempPathFactory, bpe_tokenizer: Any
     GPT2ForSequenceClassification(config).save_pretrained(path)
     bpe_tokenizer.save_pretrained(path)
     return path
+
+
+@pytest.fixture
+def share() -> Any:
+    from models import Share
+
+    return Share()
+
+
+@pytest.fixture
+def gpt2() -> Callable[..., Any]:
+    from models import tiny_gpt2
+
+    return tiny_gpt2
+
+
+@pytest.fixture(params=["gpt2-sdpa", "gpt2-eager", "llama-sdpa", "llama-eager"])
+def any_lm(request: pytest.FixtureRequest) -> Any:
+    """A language model with a vocabulary of 20 and 32 positions."""
+    from models import tiny_gpt2, tiny_llama
+
+    family, attention = request.param.split("-")
+    lm = tiny_gpt2(20, layers=2) if family == "gpt2" else tiny_llama(20)
+    lm.set_attn_implementation(attention)
+    return lm

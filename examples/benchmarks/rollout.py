@@ -26,11 +26,11 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from agents.likelihood import sample
 from agents.policies import CausalLMPolicy
 from agents.rollouts import collect_episodes
 from benchmarks.lm import agent, on_threads
 from benchmarks.measure import Contender, Row, compare, interleave
+from text_envs.lm.likelihood import sample
 from text_envs.sb3 import TokenVecEnv
 
 __all__ = ["measure"]

@@ -186,7 +186,7 @@ def test_bad_input(saved_lm: Path) -> None:
 
 
 def test_without_torch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "agents.lm", None)
+    monkeypatch.setitem(sys.modules, "text_envs.lm.loading", None)
     likelihood._load_once.cache_clear()
     with pytest.raises(ImportError, match=r"pip install 'text_envs\[agents\]'"):
         gym.make("text_envs/LikelihoodContinuation-v0")

@@ -236,7 +236,7 @@ def _load(model: Any, device: str, dtype: str) -> tuple[Any, Any, Tokenizer | No
     try:
         import torch
 
-        from agents.lm import freeze, load_lm
+        from text_envs.lm.loading import freeze, load_lm
     except ImportError as error:
         raise ImportError(
             "the likelihood under a language model needs torch and transformers: "

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from agents.cache import CachedDecoder
-from agents.encoding import encode
-from agents.functional import entropy, linear_log_probs, token_log_probs
+from text_envs.lm.cache import CachedDecoder
+from text_envs.lm.encoding import encode
+from text_envs.lm.likelihood import entropy, linear_log_probs, token_log_probs
 
 __all__ = ["ActionLM"]
 
@@ -149,7 +149,7 @@ class ActionLM(nn.Module):
     # -- scoring -------------------------------------------------------------------------------
 
     def encode(self, tokens: Tensor, columns: Tensor, mask: Tensor) -> Tensor:
-        """Return the hidden states at chosen columns, with gradients; see `agents.encoding`.
+        """Return the hidden states at chosen columns, with gradients; see `text_envs.lm.encoding`.
 
         Args:
             tokens: `(B, L)` int64 observations.

@@ -10,8 +10,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from agents.action_lm import ActionLM
-from agents.encoding import encode, length_groups
+from text_envs.lm.action_lm import ActionLM
+from text_envs.lm.encoding import encode, length_groups
 
 WORDS, PAD, BOS = 17, 18, 19
 PROMPT, COLUMNS = 5, 12
@@ -201,7 +201,7 @@ def test_encode_by_groups_equals_encode_one_by_one(
     any_lm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Squeezing padding out and grouping by length change nothing, nor do they in gradients."""
-    monkeypatch.setattr("agents.encoding._PASS_COST", 0)  # or such a small batch stays whole
+    monkeypatch.setattr("text_envs.lm.encoding._PASS_COST", 0)  # or such a small batch stays whole
     actor = restrict(any_lm)
     rng = np.random.default_rng(0)
     n = 40

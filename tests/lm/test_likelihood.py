@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from agents.likelihood import entropy, linear_log_probs, sample, token_log_probs
+from text_envs.lm.likelihood import entropy, linear_log_probs, sample, token_log_probs
 
 
 def test_token_log_probs_by_hand() -> None:
@@ -35,7 +35,7 @@ def test_linear_log_probs_equal_the_textbook(
 ) -> None:
     """Values and all gradients, with and without entropy, for any chunk, kept or recomputed."""
     if not keep:
-        monkeypatch.setattr("agents.likelihood._KEPT_PROBABILITIES", 0)
+        monkeypatch.setattr("text_envs.lm.likelihood._KEPT_PROBABILITIES", 0)
     torch.manual_seed(0)
     hidden = torch.randn(7, 4, requires_grad=True)
     weight = torch.randn(5, 4, requires_grad=True)
