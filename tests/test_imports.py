@@ -20,7 +20,9 @@ def test_importing_the_environments_loads_no_deep_learning_library() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", ["text_envs", "text_envs.rewards", "text_envs.tasks", "text_envs.lm", "agents"])
+@pytest.mark.parametrize(
+    "name", ["text_envs", "text_envs.rewards", "text_envs.tasks", "text_envs.lm", "agents"]
+)
 def test_public_names_exist(name: str) -> None:
     module = importlib.import_module(name)
     assert len(set(module.__all__)) == len(module.__all__)

@@ -72,6 +72,8 @@ _COMMON = (
     "render_mode",
     "max_episode_steps",
     "autoreset_mode",
+    "shaping",
+    "starts",
 )
 
 

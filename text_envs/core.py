@@ -15,6 +15,7 @@ from text_envs.configure import build
 from text_envs.engine import Outcome, TokenEngine
 from text_envs.errors import suggest
 from text_envs.face import Face
+from text_envs.plugins import Shaping, Starts
 from text_envs.starts import start
 from text_envs.state import capture, restore
 from text_envs.tasks.base import Task
@@ -54,6 +55,8 @@ class TokenEnv(Face, gym.Env[NDArray[np.int64], np.int64]):
         reward_kwargs: Mapping[str, Any] | None = None,
         action_mask: bool = False,
         render_mode: str | None = None,
+        shaping: Shaping | None = None,
+        starts: Starts | None = None,
         **task_kwargs: Any,
     ) -> None:
         """Build the task and its reward model.
@@ -64,6 +67,8 @@ class TokenEnv(Face, gym.Env[NDArray[np.int64], np.int64]):
             reward_kwargs: arguments of a reward model given by name.
             action_mask: put an int8 `action_mask` into every info.
             render_mode: None, "ansi", "human" or "rgb_array".
+            shaping: pays for every token, see `text_envs.plugins`.
+            starts: writes the first tokens of an episode, see `text_envs.plugins`.
             **task_kwargs: arguments of the task, such as `dataset`, `tokenizer`, `max_tokens`.
         """
         modes = self.metadata["render_modes"]
@@ -71,7 +76,7 @@ class TokenEnv(Face, gym.Env[NDArray[np.int64], np.int64]):
             raise ValueError(f"unknown render_mode {render_mode!r}.{suggest(render_mode, modes)}")
         self.render_mode = render_mode
         built, reward_model = build(task, reward, reward_kwargs, task_kwargs)
-        self.engine = TokenEngine(built, reward_model, num_envs=1)
+        self.engine = TokenEngine(built, reward_model, 1, shaping=shaping, starts=starts)
         self.observation_space, self.action_space = single_spaces(built)  # type: ignore[assignment]
         self._with_mask = action_mask
         self._num_actions = built.tokenizer.num_actions
@@ -147,6 +152,8 @@ class TokenEnv(Face, gym.Env[NDArray[np.int64], np.int64]):
             info["text"] = outcome.episodes.transcripts[0]
             info["roles"] = outcome.episodes.roles[0]
             info["example_index"] = int(outcome.episodes.example_indices[0])
+        if outcome.details:
+            info["reward_details"] = {k: float(v[0]) for k, v in outcome.details.items()}
         return info
 
     def _finish_info(self, info: dict[str, Any]) -> None:

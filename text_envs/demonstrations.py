@@ -7,53 +7,22 @@ demonstration claims to have earned is what `step` paid.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from text_envs.datasets.store import EpisodeDataset
 from text_envs.engine import TokenEngine
 from text_envs.errors import suggest
+from text_envs.playing import play_out
 from text_envs.rewards import RewardModel, resolve
 from text_envs.tasks.base import Task
 from text_envs.types import Turns
 
-__all__ = ["Demonstrations", "demonstrate"]
+__all__ = ["demonstrate"]
 
 _MOST_ROWS = 256
-
-
-@dataclass(frozen=True, repr=False)
-class Demonstrations:
-    """B recorded episodes.
-
-    Attributes:
-        tokens: `(B, L)` int64, the final observations.
-        roles: `(B, L)` int8, who wrote each column, see `text_envs.Role`.
-        rewards: `(B, L)` float64, on the column of the action that earned them.
-        example_indices: `(B,)` int64.
-        finish_reasons: why each episode ended.
-    """
-
-    tokens: NDArray[np.int64]
-    roles: NDArray[np.int8]
-    rewards: NDArray[np.float64]
-    example_indices: NDArray[np.int64]
-    finish_reasons: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def returns(self) -> NDArray[np.float64]:
-        """Sum of rewards of each episode, `(B,)`."""
-        returns: NDArray[np.float64] = self.rewards.sum(axis=1)
-        return returns
-
-    def __repr__(self) -> str:
-        mean = f", mean return {self.returns.mean():.3f}" if len(self) else ""
-        return f"Demonstrations({len(self)} episodes of up to {self.tokens.shape[1]} columns{mean})"
 
 
 def demonstrate(
@@ -63,7 +32,7 @@ def demonstrate(
     quality: str = "expert",
     seed: int = 0,
     reward: Any = None,
-) -> Demonstrations:
+) -> EpisodeDataset:
     """Play `n` episodes with a scripted policy.
 
     Args:
@@ -90,7 +59,7 @@ def demonstrate(
     while remaining > 0:
         batches.append(player.play(min(remaining, player.engine.num_envs)))
         remaining -= len(batches[-1])
-    return Demonstrations(
+    return EpisodeDataset(
         tokens=np.concatenate([batch.tokens for batch in batches]),
         roles=np.concatenate([batch.roles for batch in batches]),
         rewards=np.concatenate([batch.rewards for batch in batches]),
@@ -112,61 +81,40 @@ class _Player:
         # The script has generators of its own: what it draws must not move the task's draws.
         self.rngs = [np.random.default_rng([seed, row, 1]) for row in range(rows)]
 
-    def play(self, count: int) -> Demonstrations:
+    def play(self, count: int) -> EpisodeDataset:
         """Play one episode in each of the first `count` rows."""
-        engine, task = self.engine, self.engine.task
+        engine = self.engine
         rows = engine.all_rows[:count]
-        engine.begin(rows, engine.draw_examples(rows))
-        rewards = np.zeros((count, engine.num_columns))
-        reasons = [""] * count
-        qualities = task.draw_qualities(self.quality, self.rngs[:count])
-        plans: list[list[int]] = [[] for _ in range(count)]
-        while engine.running[rows].any():
-            running = rows[engine.running[rows]]
-            self._plan(running, plans, qualities)
-            actions = np.array([plans[row].pop(0) for row in running.tolist()], dtype=np.int64)
-            columns = engine.position[running].copy()
-            turn = engine.turn_start[running].copy()
-            outcome = engine.advance(actions, running)
-            rewards[running, columns] = outcome.rewards[running]
-            # A turn that the environment ended before its plan was written out needs a new plan.
-            for row in running[engine.turn_start[running] != turn].tolist():
-                plans[row].clear()
-            if outcome.episodes is not None:
-                ended = zip(outcome.rows.tolist(), outcome.episodes.finish_reasons, strict=True)
-                for row, reason in ended:
-                    reasons[row] = reason
-        return Demonstrations(
+        engine.restart(rows)
+        self.qualities = engine.task.draw_qualities(self.quality, self.rngs[:count])
+        played = play_out(engine, rows, self._write, self.rngs[:count])
+        return EpisodeDataset(
             tokens=engine.tokens[rows].copy(),
             roles=engine.roles(rows),
-            rewards=rewards,
+            rewards=played.rewards,
             example_indices=engine.example_index[rows].copy(),
-            finish_reasons=tuple(reasons),
+            finish_reasons=tuple(played.finish_reasons),
         )
 
-    def _plan(
-        self, running: NDArray[np.int64], plans: list[list[int]], qualities: Sequence[str]
-    ) -> None:
-        """Fill the empty plans: by the task's script, or with one random token."""
-        engine = self.engine
-        empty = [row for row in running.tolist() if not plans[row]]
-        for row in (row for row in empty if qualities[row] == "random"):
-            allowed = np.flatnonzero(~engine.tokenizer.forbidden)
-            plans[row] = [int(self.rngs[row].choice(allowed))]
-        scripted = np.array([row for row in empty if qualities[row] != "random"], dtype=np.int64)
-        if not len(scripted):
-            return
-        turns = Turns(
-            rows=scripted,
-            tokens=engine.tokens[scripted],
-            start=engine.position[scripted],
-            stop=engine.position[scripted],
-            example_indices=engine.example_index[scripted],
-            memory=engine.memory,
-            rngs=[self.rngs[row] for row in scripted.tolist()],
-        )
-        words = engine.task.script(turns, [qualities[row] for row in scripted.tolist()])
-        for row, tokens in zip(scripted.tolist(), words, strict=True):
-            if len(tokens) == 0:
-                raise ValueError(f"{type(engine.task).__name__}.script wrote nothing (row {row})")
-            plans[row] = [int(token) for token in tokens]
+    def _write(self, turns: Turns) -> Sequence[Sequence[int]]:
+        """Write the task's script, or one random token."""
+        rows = turns.rows.tolist()
+        words: dict[int, Sequence[int]] = {}
+        allowed = np.flatnonzero(~np.asarray(self.engine.tokenizer.forbidden))
+        for row in (row for row in rows if self.qualities[row] == "random"):
+            words[row] = [int(self.rngs[row].choice(allowed))]
+        scripted = np.array([i for i, row in enumerate(rows) if row not in words], dtype=np.int64)
+        if len(scripted):
+            chosen = replace(
+                turns,
+                rows=turns.rows[scripted],
+                tokens=turns.tokens[scripted],
+                start=turns.start[scripted],
+                stop=turns.stop[scripted],
+                example_indices=turns.example_indices[scripted],
+                rngs=[turns.rngs[i] for i in scripted.tolist()],
+            )
+            qualities = [self.qualities[row] for row in chosen.rows.tolist()]
+            written = self.engine.task.script(chosen, qualities)
+            words |= dict(zip(chosen.rows.tolist(), written, strict=True))
+        return [words[row] for row in rows]

@@ -8,14 +8,15 @@ with a finished row (reset it now, at the next step, or not at all) is decided b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from gymnasium.utils import seeding
 from numpy.typing import NDArray
 
-from text_envs.rewards.base import RewardModel, score
+from text_envs.plugins import Shaping, Starts
+from text_envs.rewards.base import RewardModel, score_with_details
 from text_envs.tasks.base import Task
 from text_envs.types import EpisodeBatch, Replies, Role, Turns
 
@@ -40,6 +41,7 @@ class Outcome:
         truncated: `(N,)` True where the outer limit `max_episode_steps` cut it.
         rows: the rows that ended, in the order of `episodes`.
         episodes: the ended episodes, or None.
+        details: what the reward model tells beside its rewards; each `(N,)`, read at `rows`.
     """
 
     rewards: NDArray[np.float64]
@@ -48,6 +50,7 @@ class Outcome:
     truncated: NDArray[np.bool_]
     rows: Rows
     episodes: EpisodeBatch | None
+    details: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 class TokenEngine:
@@ -68,10 +71,16 @@ class TokenEngine:
         reward_model: RewardModel | None,
         num_envs: int,
         *,
+        shaping: Shaping | None = None,
+        starts: Starts | None = None,
         max_episode_steps: int | None = None,
     ) -> None:
         self.task = task
         self.reward_model = reward_model
+        self.shaping, self.starts = shaping, starts
+        for plugin in (shaping, starts):
+            if plugin is not None:
+                plugin.bind(task)
         self.num_envs = num_envs
         self.max_episode_steps = max_episode_steps
         self.prompt_length = task.prompt_length
@@ -114,6 +123,7 @@ class TokenEngine:
     def restart(self, rows: Rows) -> None:
         """Start an episode about a drawn example in each of `rows`."""
         self.begin(rows, self.draw_examples(rows))
+        self.roll_in(rows)
 
     def draw_examples(self, rows: Rows) -> NDArray[np.int64]:
         """Return a uniformly drawn example for each of `rows`, from the row's own generator."""
@@ -135,6 +145,11 @@ class TokenEngine:
         self.running[rows] = True
         if self.memory:
             self.task.begin(self.memory, rows, indices, [self.rngs[row] for row in rows.tolist()])
+
+    def roll_in(self, rows: Rows) -> None:
+        """Let the start plug-in, if there is one, write the first tokens of `rows`."""
+        if self.starts is not None and len(rows):
+            self.feed_prefix(rows, self.starts.prefixes(self, rows))
 
     def feed_prefix(self, rows: Rows, prefixes: Sequence[Sequence[int]]) -> None:
         """Write tokens that were not the agent's actions, replies to their turns included.
@@ -180,7 +195,7 @@ class TokenEngine:
 
         The single environment's quick way: no array operation for a token that ends nothing.
         """
-        if self._ends_turn[action] or self.max_episode_steps is not None:
+        if self._ends_turn[action] or self.max_episode_steps is not None or self.shaping:
             return False
         position = int(self.position[0])
         if position + 1 >= self.num_columns:
@@ -208,6 +223,7 @@ class TokenEngine:
         # A slice costs nothing where an index array would copy.
         at: Any = slice(None) if rows is None else rows
         rows = self.all_rows if rows is None else rows
+        shaped = self._shape(actions, rows) if self.shaping and score_episodes else None
         self._flat[self._offset[at] + self.position[at]] = actions
         self.position[at] += 1
         position = self.position[at]
@@ -228,9 +244,22 @@ class TokenEngine:
             self._settle(rows, actions, turn_over, stopping, outcome, score_episodes)
         if not outcome.terms:
             outcome.terms["task"] = np.zeros(self.num_envs)
+        if shaped is not None:
+            outcome.rewards += shaped
+            outcome.terms["shaping"] = shaped
         if self.max_episode_steps is not None:
             self._truncate(rows, outcome)
         return outcome
+
+    def _shape(self, actions: NDArray[np.int64], rows: Rows) -> NDArray[np.float64]:
+        """Return what the shaping plug-in pays for writing `actions` into `rows`, `(N,)`."""
+        assert self.shaping is not None
+        written = actions
+        if self._any_forbidden:
+            written = np.where(self.tokenizer.forbidden[actions], self.tokenizer.eos_id, actions)
+        shaped = np.zeros(self.num_envs)
+        shaped[rows] = self.shaping.shape(self.tokens[rows], written, rows)
+        return shaped
 
     def _settle(
         self,
@@ -333,7 +362,12 @@ class TokenEngine:
 
     def _pay(self, ended: Rows, outcome: Outcome) -> None:
         assert self.reward_model is not None and outcome.episodes is not None
-        for name, values in score(self.reward_model, outcome.episodes).items():
+        outcome.episodes.rngs = [self.rngs[row] for row in ended.tolist()]
+        ledger, details = score_with_details(self.reward_model, outcome.episodes)
+        for name, numbers in details.items():
+            outcome.details[name] = np.zeros(self.num_envs)
+            outcome.details[name][ended] = numbers
+        for name, values in ledger.items():
             term = np.zeros(self.num_envs)
             term[ended] = values
             # A reward model on top of replies that pay for themselves keeps a name of its own.

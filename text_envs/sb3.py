@@ -179,6 +179,8 @@ class TokenVecEnv(VecEnv):
                     "example_index": index,
                 }
             )
+        for row in rows.tolist() if outcome.details else ():
+            infos[row]["reward_details"] = {k: float(v[row]) for k, v in outcome.details.items()}
 
     # -- what Stable-Baselines3 asks of the environments behind the batch -------------------------
 

@@ -48,9 +48,12 @@ def start(
     if (prefix := options.get("prefix")) is not None:
         prefixes = _as_prefixes(engine, prefix, len(rows))
     engine.begin(rows, indices)
-    if prefixes is not None:
+    if prefixes is not None or engine.starts is not None:
         try:
-            engine.feed_prefix(rows, prefixes)
+            if prefixes is None:
+                engine.roll_in(rows)
+            else:
+                engine.feed_prefix(rows, prefixes)
         except Exception:
             engine.running[rows] = False  # half a prefix is no state to step from
             raise

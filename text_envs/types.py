@@ -105,6 +105,7 @@ class EpisodeBatch(Sequence[Episode]):
         example_indices: `(B,)` int64, which item of the task each episode started from.
         finish_reasons: why each episode ended.
         tokenizer: decodes the ids.
+        rngs: one generator an episode, for reward models that draw; None outside environments.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class EpisodeBatch(Sequence[Episode]):
         example_indices: NDArray[np.int64],
         finish_reasons: Sequence[str],
         get_example: Callable[[int], Example],
+        rngs: Sequence[np.random.Generator] | None = None,
     ) -> None:
         self.tokens = tokens
         self.roles = roles
@@ -125,6 +127,7 @@ class EpisodeBatch(Sequence[Episode]):
         self.example_indices = example_indices
         self.finish_reasons = list(finish_reasons)
         self._get_example = get_example
+        self.rngs = rngs
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -17,6 +17,7 @@ from text_envs.core import single_spaces
 from text_envs.engine import Outcome, TokenEngine
 from text_envs.errors import suggest
 from text_envs.face import Face
+from text_envs.plugins import Shaping, Starts
 from text_envs.starts import start
 from text_envs.state import capture, restore
 
@@ -69,6 +70,8 @@ class TokenVectorEnv(Face, gym.vector.VectorEnv[Array, Array, Array]):
         render_mode: str | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         max_episode_steps: int | None = None,
+        shaping: Shaping | None = None,
+        starts: Starts | None = None,
         **task_kwargs: Any,
     ) -> None:
         """Build the task, its reward model and N rows.
@@ -82,6 +85,8 @@ class TokenVectorEnv(Face, gym.vector.VectorEnv[Array, Array, Array]):
             render_mode: None, "ansi", "human" or "rgb_array".
             autoreset_mode: one of Gymnasium's modes, or its name.
             max_episode_steps: an outer limit in agent tokens; reaching it truncates, unpaid.
+            shaping: pays for every token, see `text_envs.plugins`.
+            starts: writes the first tokens of an episode, see `text_envs.plugins`.
             **task_kwargs: arguments of the task, such as `dataset`, `tokenizer`, `max_tokens`.
         """
         if not isinstance(num_envs, int | np.integer) or num_envs < 1:
@@ -97,7 +102,12 @@ class TokenVectorEnv(Face, gym.vector.VectorEnv[Array, Array, Array]):
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         built, reward_model = build(task, reward, reward_kwargs, task_kwargs)
         self.engine = TokenEngine(
-            built, reward_model, self.num_envs, max_episode_steps=max_episode_steps
+            built,
+            reward_model,
+            self.num_envs,
+            shaping=shaping,
+            starts=starts,
+            max_episode_steps=max_episode_steps,
         )
         self.single_observation_space, self.single_action_space = single_spaces(built)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -291,6 +301,11 @@ class TokenVectorEnv(Face, gym.vector.VectorEnv[Array, Array, Array]):
         index = np.zeros(self.num_envs, dtype=np.int64)
         index[rows] = episodes.example_indices
         self._put(infos, "example_index", index, ended)
+        if outcome.details:
+            details: dict[str, Any] = {}
+            for name, values in outcome.details.items():
+                self._put(details, name, values, ended.copy())
+            self._put(infos, "reward_details", details, ended.copy())
         return infos
 
     @staticmethod

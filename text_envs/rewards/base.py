@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,10 +12,24 @@ from numpy.typing import NDArray
 from text_envs.errors import RewardModelError
 from text_envs.types import EpisodeBatch
 
-__all__ = ["RewardModel", "describe", "score"]
+__all__ = ["RewardModel", "Scored", "describe", "score", "score_with_details"]
 
-# Returns (B,), or (B, K) with one column per name in the model's `components` attribute.
+# Returns (B,), or (B, K) with one column per name in the model's `components` attribute, or
+# either of them within a `Scored`.
 RewardModel: TypeAlias = Callable[[EpisodeBatch], Any]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Rewards, and numbers worth reading beside them.
+
+    Attributes:
+        values: `(B,)` or `(B, K)`, what is paid.
+        details: `(B,)` each; shown in `info["reward_details"]`, part of no sum.
+    """
+
+    values: Any
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 def describe(model: RewardModel) -> str:
@@ -37,6 +52,13 @@ def score(model: RewardModel, episodes: EpisodeBatch) -> dict[str, NDArray[np.fl
         RewardModelError: the model raised, returned another shape, or something not finite; the
             message names the model, the example and the text, and the error carries `episodes`.
     """
+    return score_with_details(model, episodes)[0]
+
+
+def score_with_details(
+    model: RewardModel, episodes: EpisodeBatch
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
+    """Call a reward model once and return its ledger and its details, see `score`."""
     try:
         returned = model(episodes)
     except Exception as error:
@@ -45,6 +67,11 @@ def score(model: RewardModel, episodes: EpisodeBatch) -> dict[str, NDArray[np.fl
             f"{len(episodes)} episodes, the first: {_quote(episodes, 0)}",
             episodes,
         ) from error
+    details: dict[str, NDArray[np.float64]] = {}
+    if isinstance(returned, Scored):
+        for name, numbers in returned.details.items():
+            details[name] = np.broadcast_to(np.asarray(numbers, np.float64), (len(episodes),))
+        returned = returned.values
     try:
         values = np.asarray(returned, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -63,8 +90,8 @@ def score(model: RewardModel, episodes: EpisodeBatch) -> dict[str, NDArray[np.fl
             episodes,
         )
     if values.ndim == 1:
-        return {"task": values}
-    return {name: values[:, k] for k, name in enumerate(names)}
+        return {"task": values}, details
+    return {name: values[:, k] for k, name in enumerate(names)}, details
 
 
 def _components(

@@ -17,7 +17,7 @@ from text_envs.tokenizers import Tokenizer
 from text_envs.types import Example, Replies, Turns
 
 if TYPE_CHECKING:
-    from text_envs.demonstrations import Demonstrations
+    from text_envs.datasets.store import EpisodeDataset
 
 __all__ = ["Task", "encode_prompts"]
 
@@ -139,7 +139,7 @@ class Task:
 
     def demonstrations(
         self, n: int, *, quality: str = "expert", seed: int = 0, reward: Any = None
-    ) -> Demonstrations:
+    ) -> EpisodeDataset:
         """Return `n` episodes of a scripted player, see `text_envs.demonstrations.demonstrate`."""
         from text_envs.demonstrations import demonstrate  # plays on the engine, which needs tasks
 

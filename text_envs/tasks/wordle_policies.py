@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.demonstrations import Demonstrations
+from text_envs.datasets.store import EpisodeDataset
 from text_envs.engine import TokenEngine
 from text_envs.tasks.wordle_words import (
     LENGTH,
@@ -160,7 +160,7 @@ class AdversarialSet:
         n: number of hidden words.
     """
 
-    demonstrations: Demonstrations
+    demonstrations: EpisodeDataset
     kinds: NDArray[np.str_]
     games: NDArray[np.int64]
     n: int
@@ -213,7 +213,7 @@ def adversarial_set(task: Wordle, n: int, seed: int = 0) -> AdversarialSet:
 
 def _play(
     task: Wordle, indices: NDArray[np.int64], policies: Sequence[str], seed: int
-) -> Demonstrations:
+) -> EpisodeDataset:
     """Play one game about each of the examples `indices`, all side by side."""
     engine = TokenEngine(task, None, len(indices))
     rngs = [np.random.default_rng([seed, row, 1]) for row in range(len(indices))]
@@ -239,7 +239,7 @@ def _play(
             rewards[rows, columns] = outcome.rewards[rows]
         if outcome.episodes is not None:
             reasons[outcome.rows] = outcome.episodes.finish_reasons
-    return Demonstrations(
+    return EpisodeDataset(
         tokens=engine.tokens.copy(),
         roles=engine.roles(engine.all_rows),
         rewards=rewards,
