@@ -13,4 +13,5 @@ __all__ = [
     "WeightedSum",
     "resolve",
     "score",
+    "score_with_details",
 ]
