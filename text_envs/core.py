@@ -66,7 +66,7 @@ class TokenEnv(Face, gym.Env[NDArray[np.int64], np.int64]):
             reward: what `text_envs.rewards.resolve` accepts; None for the task's own.
             reward_kwargs: arguments of a reward model given by name.
             action_mask: put an int8 `action_mask` into every info.
-            render_mode: None, "ansi", "human" or "rgb_array".
+            render_mode: None, "ansi", "html", "human" or "rgb_array", see `text_envs.render`.
             shaping: pays for every token, see `text_envs.plugins`.
             starts: writes the first tokens of an episode, see `text_envs.plugins`.
             **task_kwargs: arguments of the task, such as `dataset`, `tokenizer`, `max_tokens`.
@@ -77,6 +77,8 @@ class TokenEnv(Face, gym.Env[NDArray[np.int64], np.int64]):
         self.render_mode = render_mode
         built, reward_model = build(task, reward, reward_kwargs, task_kwargs)
         self.engine = TokenEngine(built, reward_model, 1, shaping=shaping, starts=starts)
+        if render_mode is not None:
+            self._start_record()
         self.observation_space, self.action_space = single_spaces(built)  # type: ignore[assignment]
         self._with_mask = action_mask
         self._num_actions = built.tokenizer.num_actions
@@ -92,13 +94,16 @@ class TokenEnv(Face, gym.Env[NDArray[np.int64], np.int64]):
                 state to continue from.
 
         Returns:
-            The observation `(L,)` and the info.
+            The observation `(L,)` and the info: `example_index`, and with a start plug-in
+            `prefix_length`, the tokens it wrote.
         """
         super().reset(seed=seed)
         if self.engine.rngs[0] is not self.np_random:
             self.engine.set_rng(0, self.np_random)
         start(self.engine, self.engine.all_rows, options)
         info: dict[str, Any] = {"example_index": int(self.engine.example_index[0])}
+        if self.engine.starts is not None:
+            info["prefix_length"] = int(self.engine.prefix_lengths(self.engine.all_rows)[0])
         self._finish_info(info)
         if self.render_mode == "human":
             self.render()
@@ -179,12 +184,14 @@ class TokenEnv(Face, gym.Env[NDArray[np.int64], np.int64]):
         self._np_random = self.engine.rngs[0]
 
     def render(self) -> Any:
-        """Return the text so far (`ansi`, `rgb_array`) or print it (`human`)."""
+        """Return a picture of the text so far, see `text_envs.render`, or print it (`human`)."""
         if self.render_mode is None:
             gym.logger.warn(
-                "render() without a render_mode; pass render_mode='ansi' or 'human' to make()"
+                f"render() without a render_mode; pass one to make(): {', '.join(render.MODES)}"
             )
             return None
+        if self.render_mode == "html":
+            return render.html(self.engine, [0])
         if self.render_mode == "rgb_array":
             return render.rgb_array(self.engine, row=0)
         picture = render.ansi(self.engine, row=0)

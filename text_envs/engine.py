@@ -15,15 +15,15 @@ import numpy as np
 from gymnasium.utils import seeding
 from numpy.typing import NDArray
 
+from text_envs.draws import StartDraws
 from text_envs.plugins import Shaping, Starts
+from text_envs.record import Record
 from text_envs.rewards.base import RewardModel, score_with_details
 from text_envs.tasks.base import Task
 from text_envs.types import EpisodeBatch, Replies, Role, Turns
 
 __all__ = ["Outcome", "TokenEngine"]
 
-# Start examples are drawn in blocks: one call of a generator costs as much as a whole array step.
-_DRAWS = 32
 # As plain integers: numpy takes several times as long to compare an array with an enum member.
 _PAD, _PROMPT, _ACTION = int(Role.PAD), int(Role.PROMPT), int(Role.ACTION)
 
@@ -63,6 +63,7 @@ class TokenEngine:
         example_index: `(N,)` the example each row is about.
         rngs: one generator a row: row i of a batch behaves as a single environment would that
             was seeded like row i.
+        record: rewards and scores by column, for pictures; None where nothing is drawn.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class TokenEngine:
         shaping: Shaping | None = None,
         starts: Starts | None = None,
         max_episode_steps: int | None = None,
+        rngs: Sequence[np.random.Generator] | None = None,
     ) -> None:
         self.task = task
         self.reward_model = reward_model
@@ -81,6 +83,7 @@ class TokenEngine:
         for plugin in (shaping, starts):
             if plugin is not None:
                 plugin.bind(task)
+        self.record: Record | None = None
         self.num_envs = num_envs
         self.max_episode_steps = max_episode_steps
         self.prompt_length = task.prompt_length
@@ -109,33 +112,63 @@ class TokenEngine:
         self.running = np.zeros(num_envs, dtype=bool)
         self.example_index = np.full(num_envs, -1, dtype=np.int64)
         self.memory = task.memory(num_envs)
-        self.rngs: list[np.random.Generator] = [seeding.np_random()[0] for _ in range(num_envs)]
-        self._drawn = np.zeros((num_envs, _DRAWS), dtype=np.int64)
-        self._next_draw = np.full(num_envs, _DRAWS, dtype=np.int64)
+        if rngs is None:
+            rngs = [seeding.np_random()[0] for _ in range(num_envs)]
+        self.rngs: list[np.random.Generator] = list(rngs)
+        self.draws = StartDraws(num_envs, len(task))
+        self._unguided = np.zeros(num_envs, dtype=bool)
+        self._failure: Exception | None = None
 
     # -- starting ------------------------------------------------------------------------------
 
     def set_rng(self, row: int, rng: np.random.Generator) -> None:
         """Give a row its generator; what was drawn ahead from the former one is dropped."""
         self.rngs[row] = rng
-        self._next_draw[row] = _DRAWS
+        self.draws.drop(row)
 
     def restart(self, rows: Rows) -> None:
-        """Start an episode about a drawn example in each of `rows`."""
+        """Start an episode about a drawn example in each of `rows`, after a step that ended one.
+
+        The step must not lose its results: where the start plug-in fails, the rows start without
+        a prefix, and the next step raises, see `raise_failure`.
+        """
         self.begin(rows, self.draw_examples(rows))
-        self.roll_in(rows)
+        try:
+            self.roll_in(rows)
+        except Exception as error:  # of the plug-in: half a prefix is no start either
+            self.begin(rows, self.example_index[rows])
+            self._unguided[rows], self._failure = True, error
+
+    def raise_failure(self) -> None:
+        """Raise, once, what the start plug-in raised while the step before restarted rows."""
+        if self._failure is None:
+            return
+        error, rows = self._failure, np.flatnonzero(self._unguided).tolist()
+        self._failure, self._unguided[:] = None, False
+        if hasattr(error, "add_note"):
+            error.add_note(
+                f"raised while rows {rows} started again; the step that ended them was completed, "
+                "they stand at their prompts without a prefix, and stepping can go on"
+            )
+        raise error
+
+    def forget_failure(self, rows: Rows) -> None:
+        """Drop what `raise_failure` would say about `rows`, which are starting anew."""
+        if self._failure is not None:
+            self._unguided[rows] = False
+            self._failure = self._failure if self._unguided.any() else None
 
     def draw_examples(self, rows: Rows) -> NDArray[np.int64]:
-        """Return a uniformly drawn example for each of `rows`, from the row's own generator."""
-        for row in rows[self._next_draw[rows] == _DRAWS].tolist():
-            self._drawn[row] = self.rngs[row].integers(len(self.task), size=_DRAWS)
-            self._next_draw[row] = 0
-        drawn = self._drawn[rows, self._next_draw[rows]]
-        self._next_draw[rows] += 1
-        return drawn
+        """Return a uniformly drawn example for each of `rows`, see `StartDraws`."""
+        return self.draws.examples(rows, self.rngs)
+
+    def start_seeds(self, rows: Rows) -> list[int]:
+        """Return a seed for each start just drawn; what start plug-ins should draw from."""
+        return self.draws.seeds(rows, self.rngs)
 
     def begin(self, rows: Rows, indices: NDArray[np.int64]) -> None:
         """Start an episode about example `indices[i]` in `rows[i]`."""
+        self.forget_failure(rows)
         self.tokens[rows, self.prompt_length :] = self.tokenizer.pad_id
         self.tokens[rows, : self.prompt_length] = self.task.prompts(indices)
         if self.marked:
@@ -143,6 +176,8 @@ class TokenEngine:
         self.position[rows] = self.turn_start[rows] = self.prefix_stop[rows] = self.prompt_length
         self.example_index[rows] = indices
         self.running[rows] = True
+        if self.record is not None:
+            self.record.clear(rows)
         if self.memory:
             self.task.begin(self.memory, rows, indices, [self.rngs[row] for row in rows.tolist()])
 
@@ -224,6 +259,7 @@ class TokenEngine:
         at: Any = slice(None) if rows is None else rows
         rows = self.all_rows if rows is None else rows
         shaped = self._shape(actions, rows) if self.shaping and score_episodes else None
+        columns = self.position[rows] if self.record is not None else None
         self._flat[self._offset[at] + self.position[at]] = actions
         self.position[at] += 1
         position = self.position[at]
@@ -249,6 +285,10 @@ class TokenEngine:
             outcome.terms["shaping"] = shaped
         if self.max_episode_steps is not None:
             self._truncate(rows, outcome)
+        if self.record is not None and score_episodes:
+            self.record.rewards[rows, columns] = outcome.rewards[rows]
+            if outcome.episodes is not None:
+                self.record.end(outcome.rows, outcome.episodes.finish_reasons)
         return outcome
 
     def _shape(self, actions: NDArray[np.int64], rows: Rows) -> NDArray[np.float64]:
@@ -391,6 +431,11 @@ class TokenEngine:
         outcome.episodes = self.episodes(ended, [reasons[row] for row in ended.tolist()])
 
     # -- reading -------------------------------------------------------------------------------
+
+    def prefix_lengths(self, rows: Rows) -> NDArray[np.int64]:
+        """Return how many tokens of `rows` were given as a prefix, `(B,)`."""
+        lengths: NDArray[np.int64] = (self.marks[rows] == int(Role.PREFIX)).sum(axis=1)
+        return lengths
 
     def roles(self, rows: Rows) -> NDArray[np.int8]:
         """Return who wrote each column of `rows`, `(B, L)`, see `Role`."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from text_envs.types import EpisodeBatch
 
-__all__ = ["DatasetError", "RewardModelError", "suggest"]
+__all__ = ["DatasetError", "GuideError", "RewardModelError", "suggest"]
 
 
 class RewardModelError(RuntimeError):
@@ -25,6 +25,29 @@ class RewardModelError(RuntimeError):
     def __init__(self, message: str, episodes: EpisodeBatch) -> None:
         super().__init__(message)
         self.episodes = episodes
+
+
+class GuideError(RuntimeError):
+    """A guide does not fit the task, raised, or wrote something that cannot be used.
+
+    Attributes:
+        guide: its name.
+        row: which of the rows it was asked about, or None.
+        prompt: the text of that row so far, or None.
+        received: what it returned for all rows, so that nothing paid for is lost, or None.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        guide: str,
+        row: int | None = None,
+        prompt: str | None = None,
+        received: Any = None,
+    ) -> None:
+        super().__init__(message)
+        self.guide, self.row, self.prompt, self.received = guide, row, prompt, received
 
 
 class DatasetError(ValueError):

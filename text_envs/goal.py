@@ -46,6 +46,15 @@ def _with_goals(box: spaces.Box) -> spaces.Dict:
     )
 
 
+def _refuse_shaping(kwargs: Mapping[str, Any]) -> None:
+    """Refuse what `compute_reward` could not repeat for an exchanged goal."""
+    if kwargs.get("shaping") is not None:
+        raise ValueError(
+            "a goal environment takes no shaping=: its reward must equal compute_reward(achieved, "
+            "desired), which knows no tokens; use the id without Goal"
+        )
+
+
 class _GoalFace(Face):
     """What the single and the vector environment hand through from the one without goals."""
 
@@ -104,15 +113,20 @@ class GoalTokenEnv(_GoalFace, gym.Env[dict[str, Any], np.int64]):
             reward: the judge, as `text_envs.rewards.resolve` accepts it; None for the task's own.
             reward_kwargs: arguments of a judge given by name.
             action_mask: put an int8 `action_mask` into every info.
-            render_mode: None, "ansi", "human" or "rgb_array".
-            **task_kwargs: arguments of the task.
+            render_mode: None, "ansi", "html", "human" or "rgb_array".
+            **task_kwargs: `starts`, and arguments of the task.
+
+        Raises:
+            ValueError: `shaping`, or a task or judge that cannot be judged by a goal.
         """
+        _refuse_shaping(task_kwargs)
         text = TokenEnv(
             task, reward=reward, reward_kwargs=reward_kwargs, action_mask=action_mask,
             render_mode=render_mode, **task_kwargs,
         )  # fmt: skip
         self._text, self.render_mode = text, render_mode
         self.engine = GoalEngine(text.task, text.reward_model, 1, goal=goal, threshold=threshold)
+        self.engine.record, self.engine.starts = text.engine.record, text.engine.starts
         text.engine = self.engine
         self.observation_space = _with_goals(text.observation_space)  # type: ignore[arg-type]
         self.action_space = text.action_space
@@ -181,7 +195,11 @@ class GoalTokenVectorEnv(_GoalFace, gym.vector.VectorEnv[Any, Any, Any]):
             max_episode_steps: an outer limit in agent tokens; reaching it leaves the text
                 unfinished.
             **kwargs: further arguments of `TokenVectorEnv`, those of the task among them.
+
+        Raises:
+            ValueError: `shaping`, or a task or judge that cannot be judged by a goal.
         """
+        _refuse_shaping(kwargs)
         text = TokenVectorEnv(
             task, num_envs=num_envs, max_episode_steps=max_episode_steps, **kwargs
         )
@@ -190,6 +208,7 @@ class GoalTokenVectorEnv(_GoalFace, gym.vector.VectorEnv[Any, Any, Any]):
             text.task, text.reward_model, num_envs,
             goal=goal, threshold=threshold, max_episode_steps=max_episode_steps,
         )  # fmt: skip
+        self.engine.record, self.engine.starts = text.engine.record, text.engine.starts
         text.engine = self.engine
         self.metadata = text.metadata
         self.autoreset_mode = text.autoreset_mode

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from text_envs.engine import Outcome, TokenEngine
 from text_envs.errors import suggest
 from text_envs.rewards import RewardModel
+from text_envs.rewards.base import describe
 from text_envs.tasks.base import Task
 
 __all__ = ["Goal", "GoalEngine", "as_goals", "compute_reward"]
@@ -78,12 +79,19 @@ class GoalEngine(TokenEngine):
         """Build the rows.
 
         Raises:
-            ValueError: the task pays for turns, which goals cannot explain, or an unknown goal.
+            ValueError: the task pays for turns, which goals cannot explain, an unknown goal, or a
+                threshold that no text could reach.
         """
         if task.multi_turn or reward_model is None:
             raise ValueError(
                 f"goals need a task whose finished text is judged at its end by a reward model; "
                 f"{type(task).__name__} has turns, or no reward model"
+            )
+        highest = getattr(reward_model, "highest", None)  # of a calibrated reward, which is 0
+        if highest is not None and threshold > highest:
+            raise ValueError(
+                f"threshold={threshold:g}, but {describe(reward_model)} pays at most {highest:g}: "
+                "no text could be correct"
             )
         super().__init__(task, reward_model, num_envs, max_episode_steps=max_episode_steps)
         self.threshold = float(threshold)

@@ -39,10 +39,12 @@ class GoalTokenVecEnv(TokenVecEnv):
         """Start an episode in every row; the option `goal` of a row fixes its goal."""
         goals = [options.pop("goal", None) for options in map(dict, self._options)]
         numbers = [None if goal is None else as_goals(goal, 1) for goal in goals]
-        self._options = [
-            {key: value for key, value in options.items() if key != "goal"}
+        # One mapping that speaks of all rows stays one mapping.
+        plain = {
+            id(options): {key: value for key, value in options.items() if key != "goal"}
             for options in self._options
-        ]
+        }
+        self._options = [plain[id(options)] for options in self._options]
         tokens = super().reset()
         for row, number in enumerate(numbers):
             if number is not None:

@@ -50,6 +50,9 @@ class Starts(Protocol):
     def prefixes(self, engine: TokenEngine, rows: NDArray[np.int64]) -> Sequence[Sequence[int]]:
         """Return tokens, perhaps none, for each of `rows`, which have just begun an episode.
 
+        What is random should come from `engine.start_seeds(rows)`: then seeds repeat, a row of a
+        batch starts as a single environment does, and rows of a group start alike.
+
         They are written with the role `Role.PREFIX`: they are not the agent's actions.
         """
         ...

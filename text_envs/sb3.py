@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvS
 
 from text_envs.engine import Outcome
 from text_envs.goal import GoalTokenVectorEnv
-from text_envs.starts import start
+from text_envs.starts import start_each
 from text_envs.types import EpisodeBatch, Role
 from text_envs.vector import AutoresetMode, TokenVectorEnv
 
@@ -72,10 +72,10 @@ def _face(native: Any) -> VecEnv:
 class TokenVecEnv(VecEnv):
     """A `TokenVectorEnv` with the conventions of Stable-Baselines3.
 
-    A finished row is reset within the step. Its info carries `terminal_observation`,
-    `TimeLimit.truncated`, `episode` (return `r`, length `l` in agent tokens), `finish_reason`,
-    `text`, `roles` and `example_index`; the info of every row that was paid carries
-    `reward_terms`. The empty infos of the other rows keep a step cheap.
+    A finished row is reset within the step; `reset_infos` tells about its new episode. Its info
+    carries `terminal_observation`, `TimeLimit.truncated`, `episode` (return `r`, length `l` in
+    agent tokens), `finish_reason`, `text`, `roles` and `example_index`; the info of every row that
+    was paid carries `reward_terms`. The empty infos of the other rows keep a step cheap.
 
     Attributes:
         env: the native batch, for `get_state`, `set_state` and everything else.
@@ -95,20 +95,30 @@ class TokenVecEnv(VecEnv):
         self._actions: NDArray[np.int64] = np.zeros(self.num_envs, dtype=np.int64)
 
     def reset(self) -> NDArray[np.int64]:
-        """Start an episode in every row and return the observations `(N, L)`."""
+        """Start an episode in every row and return the observations `(N, L)`.
+
+        Options set by `set_options(mapping)` are those of `TokenVectorEnv.reset` and speak of all
+        rows (`group_size` too); a list of N mappings has one for each row.
+        """
         engine = self.env.engine
         if any(seed is not None for seed in self._seeds):
             self.env._seed_rows(self._seeds)
-        if any(self._options):
-            for row, options in enumerate(self._options):
-                start(engine, engine.all_rows[row : row + 1], options)
-        else:
-            start(engine, engine.all_rows)
+        start_each(engine, self._options if any(self._options) else [{}] * self.num_envs)
         self._reset_seeds()
         self._reset_options()
         self._returns[:] = 0.0
-        self.reset_infos = [{"example_index": i} for i in engine.example_index.tolist()]
+        self._note_starts(engine.all_rows)
         return engine.tokens.copy()
+
+    def _note_starts(self, rows: NDArray[np.int64]) -> None:
+        """Fill in `reset_infos` of rows that have just started."""
+        engine = self.env.engine
+        for row, index in zip(rows.tolist(), engine.example_index[rows].tolist(), strict=True):
+            self.reset_infos[row] = {"example_index": index}
+        if engine.starts is not None:
+            lengths = engine.prefix_lengths(rows).tolist()
+            for row, length in zip(rows.tolist(), lengths, strict=True):
+                self.reset_infos[row]["prefix_length"] = length
 
     def step_async(self, actions: NDArray[np.int64]) -> None:
         """Remember one token a row, `(N,)`."""
@@ -122,8 +132,11 @@ class TokenVecEnv(VecEnv):
 
         Raises:
             RewardModelError: the reward model failed; the step was undone and can be repeated.
+            Exception: what a start plug-in raised within the step before, which was completed;
+                nothing has been done in this one.
         """
         engine = self.env.engine
+        engine.raise_failure()
         ids = self.env._checked(self._actions)
         if not engine.running.all():
             raise RuntimeError("step() before reset(); call reset() first")
@@ -149,6 +162,7 @@ class TokenVecEnv(VecEnv):
             self._fill_ends(infos, outcome, outcome.episodes)
             self._returns[outcome.rows] = 0.0
             self.env.engine.restart(outcome.rows)
+            self._note_starts(outcome.rows)
 
     def _fill_ends(
         self, infos: list[dict[str, Any]], outcome: Outcome, episodes: EpisodeBatch

@@ -12,7 +12,7 @@ from text_envs.engine import TokenEngine
 from text_envs.errors import suggest
 from text_envs.state import copy_episode
 
-__all__ = ["OPTIONS", "start"]
+__all__ = ["OPTIONS", "start", "start_each"]
 
 OPTIONS = ("index", "group_size", "prefix", "state")
 
@@ -26,7 +26,8 @@ def start(
         engine: whose rows.
         rows: `(B,)`.
         options: `index`, one example for all rows or one a row; `group_size`, that many
-            neighbouring rows share one drawn example; `prefix`, tokens (or text) already
+            neighbouring rows share one drawn start (example and start plug-in), now and whenever
+            they start again by themselves, until the next reset; `prefix`, tokens (or text) already
             generated, one sequence for all rows or one a row; `state`, a saved state whose
             episodes are continued (the generators of the rows stay their own).
 
@@ -40,13 +41,19 @@ def start(
                 f"unknown reset option {name!r}.{suggest(str(name), (*OPTIONS, 'reset_mask'))}"
             )
     _check_exclusive(options)
+    group_size = _group_size(options, len(rows))
     if (state := options.get("state")) is not None:
         copy_episode(engine, state, rows)
+        engine.draws.set_groups(rows, None, engine.rngs)
         return
-    indices = _choose_examples(engine, rows, options)
-    prefixes = None
+    prefixes = indices = None
     if (prefix := options.get("prefix")) is not None:
         prefixes = _as_prefixes(engine, prefix, len(rows))
+    if (index := options.get("index")) is not None:
+        indices = _as_indices(index, len(rows), len(engine.task))
+    engine.draws.set_groups(rows, group_size, engine.rngs)
+    if indices is None:
+        indices = engine.draw_examples(rows)
     engine.begin(rows, indices)
     if prefixes is not None or engine.starts is not None:
         try:
@@ -59,6 +66,29 @@ def start(
             raise
 
 
+def start_each(engine: TokenEngine, options: Sequence[Mapping[str, Any]]) -> None:
+    """Start an episode in every row, each with options of its own, in as few calls as possible.
+
+    Args:
+        engine: whose rows.
+        options: one mapping a row. One and the same mapping in all places speaks of all rows at
+            once, as `start` does: it may ask for groups, or hold one value a row.
+    """
+    if all(row is options[0] for row in options):
+        start(engine, engine.all_rows, options[0])
+        return
+    together: dict[tuple[str, ...], list[int]] = {}
+    for row, given in enumerate(options):
+        # A start plug-in that runs a model is then asked for many rows at once.
+        if set(given) <= {"index", "prefix"}:
+            together.setdefault(tuple(sorted(given)), []).append(row)
+        else:
+            start(engine, engine.all_rows[row : row + 1], given)
+    for names, rows in together.items():
+        merged = {name: [options[row][name] for row in rows] for name in names}
+        start(engine, np.array(rows, dtype=np.int64), merged)
+
+
 def _check_exclusive(options: Mapping[str, Any]) -> None:
     given = [name for name in OPTIONS if options.get(name) is not None]
     if "state" in given and len(given) > 1:
@@ -67,20 +97,16 @@ def _check_exclusive(options: Mapping[str, Any]) -> None:
         raise ValueError("options 'index' and 'group_size' both choose the example; give one")
 
 
-def _choose_examples(
-    engine: TokenEngine, rows: NDArray[np.int64], options: Mapping[str, Any]
-) -> NDArray[np.int64]:
-    if (index := options.get("index")) is not None:
-        return _as_indices(index, len(rows), len(engine.task))
+def _group_size(options: Mapping[str, Any], count: int) -> int | None:
     group_size = options.get("group_size")
     if group_size is None:
-        return engine.draw_examples(rows)
-    if not isinstance(group_size, int | np.integer) or group_size < 1 or len(rows) % group_size:
+        return None
+    if not isinstance(group_size, int | np.integer) or group_size < 1 or count % group_size:
         raise ValueError(
-            f"group_size must be a positive integer that divides the {len(rows)} rows being "
+            f"group_size must be a positive integer that divides the {count} rows being "
             f"reset, got {group_size!r}"
         )
-    return np.repeat(engine.draw_examples(rows[::group_size]), group_size)
+    return int(group_size)
 
 
 def _as_indices(index: Any, count: int, examples: int) -> NDArray[np.int64]:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from text_envs.draws import StartDraws
 from text_envs.engine import TokenEngine
 
-__all__ = ["capture", "copy_episode", "restore"]
+__all__ = ["capture", "copy_episode", "fork", "restore"]
 
 # What an episode is; the generators are apart, because many rows may continue one episode.
 _EPISODE = (
@@ -22,8 +23,7 @@ _EPISODE = (
     "running",
     "example_index",
 )
-_DRAWS = ("_drawn", "_next_draw")
-_VERSION = 1
+_VERSION = 2
 
 
 def capture(engine: TokenEngine) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def capture(engine: TokenEngine) -> dict[str, Any]:
         "version": _VERSION,
         "episode": {name: getattr(engine, name).copy() for name in _EPISODE},
         "memory": {name: array.copy() for name, array in engine.memory.items()},
-        "draws": {name: getattr(engine, name).copy() for name in _DRAWS},
+        "draws": {name: getattr(engine.draws, name).copy() for name in StartDraws.ARRAYS},
         "rng": [copy.deepcopy(rng.bit_generator.state) for rng in engine.rngs],
     }
 
@@ -50,8 +50,8 @@ def restore(engine: TokenEngine, state: dict[str, Any]) -> None:
             "reset(options={'state': ...}) starts every row from a state of one row"
         )
     copy_episode(engine, state, engine.all_rows)
-    for name in _DRAWS:
-        getattr(engine, name)[...] = state["draws"][name]
+    for name in StartDraws.ARRAYS:
+        getattr(engine.draws, name)[...] = state["draws"][name]
     for rng, saved in zip(engine.rngs, state["rng"], strict=True):
         rng.bit_generator.state = copy.deepcopy(saved)
 
@@ -80,7 +80,29 @@ def copy_episode(engine: TokenEngine, state: dict[str, Any], rows: NDArray[np.in
         getattr(engine, name)[rows] = state["episode"][name][source]
     for name, array in engine.memory.items():
         array[rows] = state["memory"][name][source]
+    if engine.record is not None:
+        engine.record.clear(rows)
+    engine.forget_failure(rows)
     engine.marked = True
+
+
+def fork(engine: TokenEngine, rows: NDArray[np.int64]) -> TokenEngine:
+    """Return an engine whose rows `0..B-1` go on from `rows` `(B,)`, leaving them as they are.
+
+    It has no rewards and no plug-ins. The generators are copies: what a task replies in the new
+    rows it replies again in the old ones, if the same is written there.
+    """
+    if engine.task.multi_turn:
+        rngs = [copy.deepcopy(engine.rngs[row]) for row in rows.tolist()]
+    else:  # nothing will be drawn from here on
+        rngs = [np.random.default_rng()] * len(rows)
+    scratch = TokenEngine(engine.task, None, len(rows), rngs=rngs)
+    for name in _EPISODE:
+        getattr(scratch, name)[...] = getattr(engine, name)[rows]
+    for name, array in scratch.memory.items():
+        array[...] = engine.memory[name][rows]
+    scratch.marked = True
+    return scratch
 
 
 def _check(engine: TokenEngine, state: Any) -> None:

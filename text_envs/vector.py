@@ -82,7 +82,7 @@ class TokenVectorEnv(Face, gym.vector.VectorEnv[Array, Array, Array]):
             reward: what `text_envs.rewards.resolve` accepts; None for the task's own.
             reward_kwargs: arguments of a reward model given by name.
             action_mask: put an int8 `action_mask` `(N, num_actions)` into every info.
-            render_mode: None, "ansi", "human" or "rgb_array".
+            render_mode: None, "ansi", "html", "human" or "rgb_array", see `text_envs.render`.
             autoreset_mode: one of Gymnasium's modes, or its name.
             max_episode_steps: an outer limit in agent tokens; reaching it truncates, unpaid.
             shaping: pays for every token, see `text_envs.plugins`.
@@ -109,6 +109,8 @@ class TokenVectorEnv(Face, gym.vector.VectorEnv[Array, Array, Array]):
             starts=starts,
             max_episode_steps=max_episode_steps,
         )
+        if render_mode is not None:
+            self._start_record()
         self.single_observation_space, self.single_action_space = single_spaces(built)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
@@ -128,10 +130,11 @@ class TokenVectorEnv(Face, gym.vector.VectorEnv[Array, Array, Array]):
         Args:
             seed: row i gets `seed + i`; or one seed a row.
             options: `index`, `group_size`, `prefix`, `state` (see `text_envs.starts.start`) and
-                `reset_mask`, boolean `(N,)`.
+                `reset_mask`, boolean `(N,)`. Groups last until the next reset of their rows.
 
         Returns:
-            The observations `(N, L)` and the infos.
+            The observations `(N, L)` and the infos: `example_index`, and with a start plug-in
+            `prefix_length`, the tokens it wrote.
         """
         seeds = self._seeds(seed)
         # The environment's own generator is kept for Gymnasium's API; rows draw from theirs.
@@ -179,6 +182,9 @@ class TokenVectorEnv(Face, gym.vector.VectorEnv[Array, Array, Array]):
         started = np.zeros(self.num_envs, dtype=bool)
         started[rows] = True
         self._put(infos, "example_index", self.engine.example_index.copy(), started)
+        if self.engine.starts is not None:
+            lengths = self.engine.prefix_lengths(self.engine.all_rows)
+            self._put(infos, "prefix_length", lengths, started.copy())
         self._add_mask(infos)
         return infos
 
@@ -197,8 +203,11 @@ class TokenVectorEnv(Face, gym.vector.VectorEnv[Array, Array, Array]):
             RuntimeError: before the first reset, or on a finished row in `DISABLED` mode.
             ValueError: actions of another shape or type, or out of range.
             RewardModelError: the reward model failed; the step was undone and can be repeated.
+            Exception: what a start plug-in raised within the step before, which was completed;
+                nothing has been done in this one.
         """
         engine = self.engine
+        engine.raise_failure()
         ids = self._checked(actions)
         if engine.running.all():
             restarting = None
@@ -335,13 +344,15 @@ class TokenVectorEnv(Face, gym.vector.VectorEnv[Array, Array, Array]):
         """
         restore(self.engine, state)
 
-    def render(self) -> tuple[Any, ...] | None:
-        """Return the text of every row (`ansi`, `rgb_array`) or print it (`human`)."""
+    def render(self) -> Any:
+        """Return a picture of every row, see `text_envs.render`; `html`: one page of all rows."""
         if self.render_mode is None:
             gym.logger.warn(
-                "render() without a render_mode; pass render_mode='ansi' or 'human' to make_vec()"
+                f"render() without a render_mode; pass one to make_vec(): {', '.join(render.MODES)}"
             )
             return None
+        if self.render_mode == "html":
+            return render.html(self.engine, range(self.num_envs))
         if self.render_mode == "rgb_array":
             return tuple(render.rgb_array(self.engine, row) for row in range(self.num_envs))
         pictures = tuple(render.ansi(self.engine, row) for row in range(self.num_envs))

@@ -1,0 +1,215 @@
+"""Where guides come from: functions, language models, agents, scripted players."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from text_envs.errors import GuideError, suggest
+from text_envs.guides.base import Completion, Guide, Query
+from text_envs.guides.sampler import Sampler
+from text_envs.policies import PolicyFunction, as_log_probs
+from text_envs.tasks.base import Task
+from text_envs.tokenizers import load_tokenizer
+
+__all__ = ["BlackBox", "Script", "as_guide"]
+
+_SCRIPT = "script:"
+
+
+def as_guide(
+    source: Any,
+    task: Task,
+    *,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    deterministic: bool = False,
+    tokenizer: Any = None,
+    strict: bool = True,
+    name: str | None = None,
+) -> Guide:
+    """Return a guide for `task`; see `text_envs.guides` for what each source does.
+
+    Args:
+        source: a function of a `Query`; `"script:<quality>"`; a causal language model, an agent
+            or policy of Stable-Baselines3, or a `text_envs.policies.PolicyFunction`; the name or
+            folder of a language model; a `Guide`.
+        task: whose texts it continues.
+        temperature: divides the scores of a model.
+        top_p: a model draws from the smallest set of tokens with this mass.
+        deterministic: a model writes its most likely token.
+        tokenizer: what a language model that is passed as an object was trained with; compared
+            with the task's.
+        strict: False cuts completions that are too long, and ends the turn where one is empty.
+        name: for messages; by default the source's own.
+
+    Raises:
+        GuideError: the source belongs to other tokens or observations.
+        ValueError: an argument is out of range, or means nothing for this source.
+        TypeError: the source is of another kind.
+
+    >>> from text_envs.tasks.toy import Toy
+    >>> as_guide("script:expert", Toy())
+    Script(script:expert, Queries(calls=0, rows=0, tokens=0))
+    """
+    decoding = {"temperature": temperature, "top_p": top_p, "deterministic": deterministic}
+    if isinstance(source, Guide):
+        _check_no_decoding(source.name, decoding)
+        return source.on(task)
+    if isinstance(source, str) and source.startswith(_SCRIPT):
+        _check_no_decoding(source, decoding)
+        return Script(task, source.removeprefix(_SCRIPT), name=name)
+    if isinstance(source, str) and source in task.qualities:
+        raise ValueError(f"unknown guide {source!r}. Did you mean {_SCRIPT + source!r}?")
+    if _is_policy(source):
+        policy = _policy(source, task, tokenizer)
+        return Sampler(task, policy, name=name or policy.name, **decoding)  # type: ignore[arg-type]
+    if callable(source):
+        label = str(name or getattr(source, "__name__", type(source).__name__))
+        _check_no_decoding(label, decoding)
+        return BlackBox(task, source, name=label, strict=strict)
+    raise TypeError(
+        "a guide must be a function of a query, 'script:<quality>', a causal language model or its "
+        f"name, or an agent or policy of Stable-Baselines3; got {type(source).__name__}"
+    )
+
+
+def _check_no_decoding(name: str, decoding: dict[str, Any]) -> None:
+    neutral = {"temperature": 1.0, "top_p": 1.0, "deterministic": False}
+    given = {key: value for key, value in decoding.items() if value != neutral[key]}
+    if given:
+        raise ValueError(f"guide {name} decides itself how it writes; {given} are for models")
+
+
+# -- functions -----------------------------------------------------------------------------------
+
+
+class BlackBox(Guide):
+    """A function that is only sampled from: one call for all rows."""
+
+    def __init__(
+        self,
+        task: Task,
+        function: Callable[[Query], Sequence[Completion]],
+        *,
+        name: str,
+        strict: bool = True,
+    ) -> None:
+        """Wrap `function`, which gets a `Query` and returns one completion a row."""
+        super().__init__(task, name, strict=strict)
+        self.function = function
+
+    def write(self, query: Query) -> Sequence[Completion]:
+        """Ask the function."""
+        return self.function(query)
+
+
+# -- scripted players ----------------------------------------------------------------------------
+
+
+class Script(Guide):
+    """The task's own scripted player.
+
+    A script plays whole turns. Where a turn has been begun as the script begins its own, it writes
+    the rest; elsewhere the whole turn after what stands there, as far as it fits.
+    """
+
+    def __init__(self, task: Task, quality: str, *, name: str | None = None) -> None:
+        """Play `quality`; "mixed" is drawn anew for every turn.
+
+        Raises:
+            ValueError: the task has no script of this quality.
+        """
+        super().__init__(task, name or f"{_SCRIPT}{quality}", strict=False)
+        if quality not in task.qualities:
+            raise ValueError(f"unknown quality {quality!r}.{suggest(quality, task.qualities)}")
+        self.quality = quality
+
+    def write(self, query: Query) -> list[Completion]:
+        """Ask the script for whole turns, as from their first columns."""
+        qualities = self.task.draw_qualities(self.quality, query.rngs)
+        allowed = np.flatnonzero(~np.asarray(self.task.tokenizer.forbidden))
+        written: list[Completion] = [
+            [int(rng.choice(allowed))] if quality == "random" else []
+            for rng, quality in zip(query.rngs, qualities, strict=True)
+        ]
+        scripted = [i for i, quality in enumerate(qualities) if quality != "random"]
+        if scripted:
+            turns = _from_their_start(query, scripted)
+            lines = self.task.script(turns, [qualities[i] for i in scripted])
+            for i, line in zip(scripted, lines, strict=True):
+                begun = query.tokens[i, query.start[i] : query.stop[i]].tolist()
+                line = list(line)
+                written[i] = line[len(begun) :] if line[: len(begun)] == begun else line
+        return written
+
+
+def _from_their_start(query: Query, chosen: list[int]) -> Query:
+    """Return some rows of a query without what stands of their turns."""
+    start = query.start[chosen]
+    tokens = query.tokens[chosen]
+    tokens[np.arange(tokens.shape[1]) >= start[:, None]] = query.task.tokenizer.pad_id
+    return replace(
+        query,
+        rows=query.rows[chosen],
+        tokens=tokens,
+        start=start,
+        stop=start,
+        example_indices=query.example_indices[chosen],
+        rngs=[query.rngs[i] for i in chosen],
+        room=query.room[chosen] + query.stop[chosen] - start,
+    )
+
+
+# -- models --------------------------------------------------------------------------------------
+
+
+def _is_policy(source: Any) -> bool:
+    if isinstance(source, PolicyFunction | str | os.PathLike):
+        return True
+    return any(
+        hasattr(source, name) for name in ("policy", "get_distribution", "predict", "state_dict")
+    )
+
+
+def _policy(source: Any, task: Task, tokenizer: Any) -> PolicyFunction:
+    name = repr(os.fspath(source)) if isinstance(source, str | os.PathLike) else None
+    name = name or getattr(source, "name", None) or type(source).__name__
+    try:
+        own = task.tokenizer if tokenizer is None else load_tokenizer(tokenizer)
+        if own != task.tokenizer:
+            raise ValueError(f"its tokenizer is {own!r}, the task's {task.tokenizer!r}")
+        _check_embeddings(source, task)
+        return as_log_probs(_frozen(source), task)
+    except ValueError as error:
+        raise GuideError(f"guide {name} does not fit the task: {error}", guide=str(name)) from error
+
+
+def _check_embeddings(source: Any, task: Task) -> None:
+    """Raise a ValueError where a prompt may hold a token that the language model lacks."""
+    lm = getattr(source, "lm", source)
+    if not hasattr(lm, "get_input_embeddings") or not hasattr(lm, "config"):
+        return
+    rows = int(lm.get_input_embeddings().weight.shape[0])
+    tokenizer = task.tokenizer
+    highest = max(i for i in range(tokenizer.vocab_size) if i != tokenizer.pad_id)
+    if rows <= highest:
+        raise ValueError(
+            f"it knows {rows} tokens, the task's texts hold ids up to {highest}: both need the "
+            "same tokenizer"
+        )
+
+
+def _frozen(source: Any) -> Any:
+    """Return a copy of a model that training the original does not change."""
+    source = getattr(source, "policy", source)
+    if not hasattr(source, "state_dict"):
+        return source
+    from text_envs.lm import ActionLM, freeze
+
+    actor = getattr(source, "actor", None)
+    return freeze(actor if isinstance(actor, ActionLM) else source)
