@@ -5,14 +5,16 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types bench bench-peers assets clean
+.PHONY: help install demo test test-browser check lint types bench bench-peers interop assets clean
 
 help:
 	@echo "make demo         train PPO on movie reviews and show before and after (under 3 minutes)"
 	@echo "make test         run the tests (under 10 minutes on 2 cores)"
+	@echo "make test-browser open pages in headless Chromium; installs it on Debian where it is missing"
 	@echo "make check        lint, types and tests"
 	@echo "make bench        measure speed and memory as ratios; writes docs/results/benchmark.json"
 	@echo "make bench-peers  seconds to a reward against TRL, in a virtual environment of its own"
+	@echo "make interop      train d3rlpy on an exported data set, in a virtual environment of its own"
 	@echo "make assets       rebuild the bundled language model, rewards and prompts"
 
 # The stamp is newer than what it was made from, so a second run installs nothing.
@@ -29,6 +31,20 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# `make test` runs these too, but skips them where there is no Chromium.
+test-browser: $(INSTALLED)
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || command -v google-chrome-stable || \
+	if ! command -v apt-get >/dev/null; then \
+		echo "Chromium is missing, and there is no apt-get to install it with; please install it"; exit 1; \
+	elif [ "$$(id -u)" = 0 ]; then \
+		apt-get update && apt-get install --yes --no-install-recommends chromium && command -v chromium; \
+	elif command -v sudo >/dev/null; then \
+		sudo apt-get update && sudo apt-get install --yes --no-install-recommends chromium && command -v chromium; \
+	else \
+		echo "Chromium is missing; as root: apt-get install chromium"; exit 1; \
+	fi
+	$(BIN)/python -m pytest tests/browser
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -49,6 +65,14 @@ bench-peers: $(INSTALLED)
 	.venv-trl/bin/python -m pip install --quiet --no-deps --editable .
 	$(BIN)/python examples/benchmark.py peers
 
+# d3rlpy pins an older Gymnasium than constraints.txt does.
+interop:
+	test -x .venv-d3rlpy/bin/python || $(PYTHON) -m venv .venv-d3rlpy
+	grep -v '^gymnasium==' constraints.txt > .venv-d3rlpy/constraints.txt
+	.venv-d3rlpy/bin/python -m pip install --quiet --constraint .venv-d3rlpy/constraints.txt -r examples/requirements-d3rlpy.txt
+	.venv-d3rlpy/bin/python -m pip install --quiet --no-deps --editable .
+	.venv-d3rlpy/bin/python examples/interop_d3rlpy.py
+
 assets: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[build]'
 	$(BIN)/python -m text_envs.assets.build_reviews --cache .cache/reviews
@@ -60,4 +84,4 @@ assets: $(INSTALLED)
 	$(BIN)/python -m text_envs.reference
 
 clean:
-	rm -rf $(VENV) .venv-trl .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-trl .venv-d3rlpy .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -201,7 +201,7 @@ def test_images_for_videos() -> None:
     env.reset()
     blank = env.render()
     env.step(A)
-    assert blank.shape == (160, 480, 3) and blank.dtype == np.uint8
+    assert blank.shape == (360, 640, 3) and blank.dtype == np.uint8
     assert (env.render() != blank).any()
 
 

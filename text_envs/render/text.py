@@ -1,0 +1,53 @@
+"""`render_mode="ansi"`: a row for a terminal."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from text_envs.cells import END, Cell
+from text_envs.engine import TokenEngine
+from text_envs.render.rows import cells_of, total_reward
+from text_envs.types import Role
+
+__all__ = ["ansi"]
+
+_RESET = "\x1b[0m"
+_CODES = {
+    Role.PROMPT: "\x1b[2m",  # dim
+    Role.PREFIX: "\x1b[1;4m",  # bold, underlined
+    Role.ACTION: "\x1b[1m",  # bold
+}
+_BRACKETS = {Role.PROMPT: "[]", Role.PREFIX: "{}", Role.REPLY: "<>"}
+
+
+def ansi(engine: TokenEngine, row: int, *, colour: bool = True) -> str:
+    """Return the text of a row; after its end, why it ended and what it earned.
+
+    The prompt is dimmed, the agent's words are bold, tokens given in advance underlined, replies
+    plain. In a dialogue every turn has a line of its own.
+
+    Args:
+        engine: whose row.
+        row: which row.
+        colour: False for plain text: `[prompt]`, `{given}`, `<reply>`.
+    """
+    cells = [cell for cell in cells_of(engine, row) if cell.text != END]
+    text = "".join(
+        _paint(role, list(group), colour) for role, group in groupby(cells, lambda c: c.role)
+    )
+    if engine.running[row] or engine.example_index[row] < 0:
+        return text
+    facts = []
+    if engine.record is not None and engine.record.finish_reasons[row]:
+        facts = [engine.record.finish_reasons[row], f"reward {total_reward(engine, row):+.2f}"]
+    return f"{text} <end>" + (f" ({', '.join(facts)})" if facts else "")
+
+
+def _paint(role: Role, cells: list[Cell], colour: bool) -> str:
+    """Return the words of one writer; the space before the first is not part of the paint."""
+    body = "".join(cell.lead + cell.text + cell.tail for cell in cells)[len(cells[0].lead) :]
+    if not colour:
+        marks = _BRACKETS.get(role)
+        return cells[0].lead + (body if marks is None else f"{marks[0]}{body}{marks[1]}")
+    code = _CODES.get(role)
+    return cells[0].lead + (body if code is None else f"{code}{body}{_RESET}")
