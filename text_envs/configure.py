@@ -9,6 +9,7 @@ from typing import Any
 
 from text_envs.errors import suggest
 from text_envs.rewards import RewardModel, resolve
+from text_envs.rewards.base import bind
 from text_envs.tasks.base import Task
 
 __all__ = ["build"]
@@ -46,7 +47,9 @@ def build(
         if not built.multi_turn:
             raise ValueError(f"{type(built).__name__} has no default reward; pass reward=...")
         return built, None
-    return built, resolve(chosen, **dict(reward_kwargs or {}))
+    model = resolve(chosen, **dict(reward_kwargs or {}))
+    bind(model, built)
+    return built, model
 
 
 def _load(task: Any) -> Callable[..., Any]:

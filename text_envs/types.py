@@ -105,6 +105,7 @@ class EpisodeBatch(Sequence[Episode]):
         example_indices: `(B,)` int64, which item of the task each episode started from.
         finish_reasons: why each episode ended.
         tokenizer: decodes the ids.
+        get_example: from an index to the item of the task.
         rngs: one generator an episode, for reward models that draw; None outside environments.
     """
 
@@ -126,7 +127,7 @@ class EpisodeBatch(Sequence[Episode]):
         self.tokenizer = tokenizer
         self.example_indices = example_indices
         self.finish_reasons = list(finish_reasons)
-        self._get_example = get_example
+        self.get_example = get_example
         self.rngs = rngs
 
     def __len__(self) -> int:
@@ -148,7 +149,7 @@ class EpisodeBatch(Sequence[Episode]):
 
     def example(self, row: int) -> Example:
         """Return the item of the data set that row `row` started from."""
-        return self._get_example(int(self.example_indices[row]))
+        return self.get_example(int(self.example_indices[row]))
 
     @property
     def examples(self) -> list[Example]:
