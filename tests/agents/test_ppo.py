@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import stable_baselines3
 import torch
+from models import iid_lm
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Logger
@@ -121,25 +122,6 @@ def test_learns_the_trivial(make_agent: Any) -> None:
     assert agent.rollout.episode_rewards.mean() > 0.9
     mean, _ = evaluate_policy(agent, agent.get_env(), n_eval_episodes=16)
     assert mean > 0.9
-
-
-def iid_lm(p: tuple[float, float, float]) -> Any:
-    """Return a GPT-2 that is exactly i.i.d. at first, and free to become anything."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=6, n_positions=8, n_embd=32, n_layer=1, n_head=2, initializer_range=0.3,
-        tie_word_embeddings=False, bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
-    lm = GPT2LMHeadModel(config)
-    with torch.no_grad():
-        # Only a constant passes the last normalisation, and the output layer reads it.
-        lm.transformer.ln_f.weight.zero_()
-        lm.transformer.ln_f.bias.zero_()
-        lm.transformer.ln_f.bias[0] = 1.0
-        lm.lm_head.weight[:3, 0] = torch.tensor(p).log()
-    return lm
 
 
 A, B, END = 0, 1, 2

@@ -1,0 +1,78 @@
+r"""Baselines from several texts with one start: pure functions on `(G, k)` rewards.
+
+G starts, k texts of each. A text's siblings tell what its start is worth without a value function.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+__all__ = ["group_normalised", "leave_one_out", "returns_to_go"]
+
+
+def leave_one_out(rewards: Tensor) -> Tensor:
+    r"""Return $A_i = R_i - \frac{1}{k-1} \sum_{j \ne i} R_j$, `(G, k)`.
+
+    The baseline of a text does not depend on that text, so the policy gradient stays unbiased.
+
+    Args:
+        rewards: `(G, k)` with k at least 2.
+
+    Raises:
+        ValueError: there is nobody to leave in.
+
+    >>> import torch
+    >>> leave_one_out(torch.tensor([[1.0, 2.0, 6.0]])).tolist()
+    [[-3.0, -1.5, 4.5]]
+    """
+    k = _group_size(rewards)
+    return (rewards - rewards.mean(dim=1, keepdim=True)) * (k / (k - 1))
+
+
+def group_normalised(rewards: Tensor, eps: float = 1e-8, *, divide: bool = True) -> Tensor:
+    r"""Return $A_i = (R_i - \mathrm{mean}_j R_j) / (\mathrm{std}_j R_j + \epsilon)$, `(G, k)`.
+
+    Args:
+        rewards: `(G, k)` with k at least 2.
+        eps: added to the standard deviation (of k - 1 degrees of freedom).
+        divide: False leaves the deviation out: dividing by it gives starts on which all texts are
+            almost equally good the same weight as the others.
+
+    Raises:
+        ValueError: k is 1.
+
+    >>> import torch
+    >>> group_normalised(torch.tensor([[0.0, 1.0, 2.0]]), eps=0.0).tolist()
+    [[-1.0, 0.0, 1.0]]
+    """
+    _group_size(rewards)
+    centred = rewards - rewards.mean(dim=1, keepdim=True)
+    return centred / (rewards.std(dim=1, keepdim=True) + eps) if divide else centred
+
+
+def returns_to_go(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
+    r"""Return $G_t = \sum_{k \ge t} \gamma^{k-t} r_k$, `(B, T)`, 0 in padded places.
+
+    Args:
+        rewards: `(B, T)`.
+        mask: bool `(B, T)`, right-padded.
+        gamma: discount factor.
+
+    >>> import torch
+    >>> returns_to_go(torch.tensor([[1.0, 2.0, 4.0]]), torch.ones(1, 3).bool(), 0.5).tolist()
+    [[3.0, 4.0, 4.0]]
+    """
+    kept = rewards * mask
+    total = kept.clone()
+    for t in range(rewards.shape[1] - 2, -1, -1):
+        total[:, t] += gamma * total[:, t + 1]
+    return total * mask
+
+
+def _group_size(rewards: Tensor) -> int:
+    if rewards.ndim != 2 or rewards.shape[1] < 2:
+        raise ValueError(
+            f"rewards must be (starts, texts of each start) with at least 2 texts, got shape "
+            f"{tuple(rewards.shape)}"
+        )
+    return int(rewards.shape[1])

@@ -1,0 +1,310 @@
+r"""Policy gradients without a value function: REINFORCE, RLOO, GRPO.
+
+**Idea.** A text's reward is compared with that of other texts, and the text is made more likely or
+less by the difference. What the three differ in is whom a text is compared with: REINFORCE with all
+other texts of the roll-out, RLOO (Ahmadian et al., 2024) with the other texts of the same start,
+GRPO (Shao et al., 2024) with the mean of its start in units of the standard deviation.
+
+**Equations**, each with the function that computes it (`agents.functional`,
+`agents.functional_groups`):
+
+- $R_t = r_t - \beta\,(\log \pi_{old} - \log \pi_0)(a_t | s_t)$: `kl_penalised_rewards`
+- $A_i = \sum_t R_t - b_i$, $b_i$ the mean over the others, of the roll-out or of the group:
+  `leave_one_out`
+- $A_i = (\sum_t R_t - \mathrm{mean}) / \mathrm{std}$ over the group: `group_normalised`
+- with `credit="to_go"`: $A_{it} = \sum_{k \ge t} R_k - b_i$: `returns_to_go`
+- $L = -\frac{1}{B \bar T} \sum_i \sum_t \min(\rho A, \mathrm{clip}(\rho, 1 \pm \epsilon) A)$ with
+  $\rho_t = \pi(a_t|s_t) / \pi_{old}(a_t|s_t)$; at $\rho = 1$ its gradient is that of
+  $-\frac{1}{B \bar T} \sum_i A_i \nabla \log \pi(x_i)$: `clipped_policy_loss`
+- $- c_H\,\mathrm{mean}\,H$: `entropy`
+
+The expected gradient is that of $E[r] - \beta\,KL(\pi \| \pi_0)$ up to the constant
+$1 / \bar T$, the mean length of the roll-out's texts, so with $\beta > 0$ the policy approaches
+$p^*(x) \propto \pi_0(x) e^{r(x)/\beta}$, and with $\beta = 0$ it collapses to the best text. GRPO's
+division by the deviation changes the objective: it weighs starts by how much their texts differ.
+
+| symbol | argument | shape or range |
+|---|---|---|
+| $B$ | `n_episodes` | episodes an iteration |
+| $k$ | `group_size` | texts of each start, a divisor of the number of environments |
+| $b$ | `baseline` | "none", "batch", "group", "normalised" |
+| | `credit` | "text" or "to_go" |
+| | `batch_size` | sequences a minibatch; None for all |
+| | `n_epochs` | passes over a roll-out |
+| $\epsilon$ | `clip_range` | None or above 0 |
+| $c_H$ | `ent_coef` | at least 0 |
+| $\beta$ | `kl_coef`, `kl_target`, `kl_horizon` | as in PPO |
+| $\pi_0$ | `reference` | a model; None: the initial policy |
+| $A$ | | (B,) or (B, T) |
+
+**Pseudo-code**, as in `train`:
+
+```
+play n episodes, k with each start; log pi_old is a by-product of sampling
+score them under pi_0;  R <- r - beta (log pi_old - log pi_0);  A <- R - b
+repeat n_epochs times, for each minibatch of whole sequences:
+    log pi <- one forward pass a sequence;  step on L
+adapt beta
+```
+
+**Deviations** from the papers: the KL to the reference is a penalty in the reward for all three
+(GRPO's own term, $k_3$ as a loss, has the gradient of another divergence); tokens are summed and
+not averaged within a text, which would favour short good texts and long bad ones.
+
+**Metrics**: `rollout/ep_rew_mean`, `rollout/ep_len_mean`, `rollout/entropy`,
+`rollout/reward_<term>`, `rollout/kl_ref`, `rollout/kl_ref_k3`, `rollout/kl_coef`;
+`train/policy_gradient_loss`, `train/entropy_loss`, `train/advantage_std`, `train/approx_kl`,
+`train/clip_fraction`, `train/grad_norm`, `train/learning_rate`, `train/n_updates`;
+`time/iterations`, `time/fps`, `time/time_elapsed`, `time/total_timesteps`. The `kl` ones need a
+reference, `entropy_loss` an `ent_coef`, `clip_fraction` a `clip_range`.
+
+**References**: Williams 1992 (REINFORCE); Ahmadian et al. 2024 (RLOO), arXiv 2402.14740; Shao et
+al. 2024 (GRPO), 2402.03300; Korbak et al. 2022 (KL penalties as inference), 2205.11275.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from typing import Any, ClassVar
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.type_aliases import Schedule
+from torch import Tensor
+
+from agents import functional as F
+from agents.base import EpisodicAlgorithm, require
+from agents.functional_groups import group_normalised, leave_one_out, returns_to_go
+from agents.policies import CausalLMPolicy
+from agents.rollouts import Rollout
+
+__all__ = ["GRPO", "REINFORCE", "RLOO"]
+
+BASELINES = ("none", "batch", "group", "normalised")
+CREDITS = ("text", "to_go")
+
+
+class PolicyGradient(EpisodicAlgorithm):
+    """What the three share; see the module's card for equations and symbols.
+
+    Args:
+        policy: `"CausalLMPolicy"` or a subclass of it.
+        env: an environment id, a Gymnasium environment, a `TokenVectorEnv` or a `VecEnv`.
+        learning_rate: a number, or a function of the remaining progress.
+        n_episodes: episodes an iteration, a multiple of the number of environments.
+        group_size: texts of each start; None for what the algorithm is known by.
+        baseline: what a text is compared with; None for what the algorithm is known by.
+        credit: "text" pays every token with the whole text's advantage, "to_go" with what came
+            after it; they differ where rewards or penalties come before the end.
+        batch_size: sequences a minibatch; None for the whole roll-out, the unbiased choice.
+        n_epochs: passes over a roll-out; more than one wants a `clip_range`.
+        clip_range: epsilon of the policy ratio; None leaves the ratio free.
+        gamma: discount factor; only with `credit="to_go"`.
+        ent_coef: weight of the entropy bonus.
+        max_grad_norm: gradients are scaled down to this norm.
+        kl_coef: weight of the KL to the reference; 0 for none.
+        kl_target: wanted KL to the reference, nats an episode; adapts `kl_coef`.
+        kl_horizon: episodes over which the adaptation acts.
+        reference: a model, see `load_lm`; None for the initial policy.
+        num_envs: environments to make if `env` is an id.
+        stats_window_size: episodes that `rollout/ep_*_mean` average over.
+        tensorboard_log: folder for TensorBoard, or None.
+        policy_kwargs: arguments of the policy, `{"model": "reviews"}` by default.
+        verbose: 1 prints the metrics.
+        seed: of torch, numpy, Python and the environments.
+        device: "auto", "cpu", "cuda".
+
+    Raises:
+        ValueError: an argument that cannot work, with the arithmetic and the remedy.
+    """
+
+    default_baseline: ClassVar[str] = "batch"
+    default_group_size: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        policy: str | type[CausalLMPolicy],
+        env: Any,
+        learning_rate: float | Schedule = 3e-4,
+        n_episodes: int = 64,
+        group_size: int | None = None,
+        baseline: str | None = None,
+        credit: str = "text",
+        batch_size: int | None = None,
+        n_epochs: int = 1,
+        clip_range: float | None = None,
+        gamma: float = 1.0,
+        ent_coef: float = 0.0,
+        max_grad_norm: float = 1.0,
+        kl_coef: float = 0.0,
+        kl_target: float | None = None,
+        kl_horizon: float = 10_000.0,
+        reference: Any = None,
+        num_envs: int | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | os.PathLike[str] | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        baseline = self.default_baseline if baseline is None else baseline
+        group_size = self.default_group_size if group_size is None else group_size
+        require("baseline", baseline, baseline in BASELINES, f"one of {', '.join(BASELINES)}")
+        require("credit", credit, credit in CREDITS, f"one of {', '.join(CREDITS)}")
+        alone = baseline in ("group", "normalised") and group_size < 2
+        require("group_size", group_size, not alone, f"at least 2 with baseline={baseline!r}")
+        to_go = credit == "to_go"
+        require("credit", credit, not to_go or baseline != "normalised", "'text' with 'normalised'")
+        require("gamma", gamma, 0 <= gamma <= 1, "in [0, 1]")
+        require("gamma", gamma, gamma == 1 or to_go, "1 unless credit='to_go'")
+        require("ent_coef", ent_coef, ent_coef >= 0, "at least 0")
+        require("n_epochs", n_epochs, n_epochs >= 1, "at least 1")
+        require("clip_range", clip_range, clip_range is None or clip_range > 0, "None or above 0")
+        require("max_grad_norm", max_grad_norm, max_grad_norm > 0, "above 0")
+        fits = batch_size is None or 1 <= batch_size <= n_episodes
+        require("batch_size", batch_size, fits, f"None or 1..n_episodes={n_episodes} sequences")
+        self.baseline, self.credit, self.batch_size = baseline, credit, batch_size
+        self.n_epochs, self.clip_range = n_epochs, clip_range
+        super().__init__(
+            policy,
+            env,
+            n_episodes=n_episodes,
+            num_envs=num_envs,
+            group_size=group_size,
+            kl_coef=kl_coef,
+            kl_target=kl_target,
+            kl_horizon=kl_horizon,
+            reference=reference,
+            policy_kwargs=policy_kwargs,
+            learning_rate=learning_rate,
+            gamma=gamma,
+            gae_lambda=1.0,
+            ent_coef=ent_coef,
+            vf_coef=0.0,
+            max_grad_norm=max_grad_norm,
+            use_sde=False,
+            sde_sample_freq=-1,
+            stats_window_size=stats_window_size,
+            tensorboard_log=None if tensorboard_log is None else os.fspath(tensorboard_log),
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            supported_action_spaces=(spaces.Discrete,),
+            _init_setup_model=_init_setup_model,
+        )
+
+    def train(self) -> None:
+        """Update the policy from `self.rollout`."""
+        assert self.rollout is not None
+        rollout = self.rollout
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        advantages = self._advantages(rollout)
+        stats: dict[str, list[Tensor]] = defaultdict(list)
+        for _ in range(self.n_epochs):
+            for index in rollout.minibatches(self.batch_size or len(rollout)):
+                loss = self._loss(rollout, index, advantages, stats)
+                self.policy.optimizer.zero_grad()
+                loss.backward()
+                norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                stats["grad_norm"].append(norm)
+                self.policy.optimizer.step()
+            self._n_updates += 1
+        self._adapt_kl_coef(rollout)
+        for name, values in stats.items():
+            self.logger.record(f"train/{name}", torch.stack(values).mean().item())
+        self.logger.record("train/advantage_std", advantages[rollout.mask].std().item())
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _advantages(self, rollout: Rollout) -> Tensor:
+        """Return what each token is paid, `(B, T)`."""
+        rewards = rollout.rewards
+        if rollout.ref_log_probs is not None:
+            rewards = F.kl_penalised_rewards(
+                rewards, rollout.log_probs, rollout.ref_log_probs, rollout.mask, self.kl_coef
+            )
+        totals = rewards.sum(dim=1)  # (B,)
+        if self.baseline == "none":
+            compared = totals
+        elif self.baseline == "batch":
+            compared = leave_one_out(totals[None]).flatten() if len(totals) > 1 else totals
+        else:
+            groups = totals.reshape(-1, self.group_size)  # (G, k), neighbours share their start
+            over = leave_one_out if self.baseline == "group" else group_normalised
+            compared = over(groups).flatten()
+        advantages = compared[:, None].expand(rewards.shape)
+        if self.credit == "to_go":
+            to_go = returns_to_go(rewards, rollout.mask, self.gamma)
+            advantages = to_go - (totals - compared)[:, None]  # b = R - A
+        return torch.where(rollout.mask, advantages, torch.zeros_like(advantages))
+
+    def _loss(
+        self,
+        rollout: Rollout,
+        index: Tensor,
+        advantages: Tensor,
+        stats: dict[str, list[Tensor]],
+    ) -> Tensor:
+        """Return the loss of the sequences `index`; append its parts to `stats`."""
+        longest = int(rollout.lengths[index].max())
+        mask = rollout.mask[index, :longest]  # (b, t)
+        old = rollout.log_probs[index, :longest]
+        log_probs, _, entropy = self.policy.evaluate_episodes(
+            rollout.tokens[index],
+            rollout.columns[index, :longest],
+            rollout.actions[index, :longest],
+            mask,
+            with_entropy=self.ent_coef > 0,
+        )
+        clip_range = float("inf") if self.clip_range is None else self.clip_range
+        mean = F.clipped_policy_loss(log_probs, old, advantages[index, :longest], mask, clip_range)
+        # Per text, in units of the roll-out's mean length: a constant, where the minibatch's own
+        # number of tokens would weigh the texts of short minibatches more.
+        share = mask.sum() / len(index) / rollout.lengths.float().mean()
+        loss = mean * share
+        stats["policy_gradient_loss"].append(loss.detach())
+        if entropy is not None:
+            entropy_loss = -F.masked_mean(entropy, mask)
+            loss = loss + self.ent_coef * entropy_loss
+            stats["entropy_loss"].append(entropy_loss.detach())
+        with torch.no_grad():
+            stats["approx_kl"].append(F.masked_mean(F.kl_k3(old, log_probs, mask), mask))
+            if self.clip_range is not None:
+                stats["clip_fraction"].append(F.clip_fraction(log_probs, old, mask, clip_range))
+        return loss
+
+
+class REINFORCE(PolicyGradient):
+    """REINFORCE: each text against the mean of all others of the roll-out; see the card.
+
+    ```python
+    agent = REINFORCE("CausalLMPolicy", "text_envs/Reviews-v0", kl_coef=0.1)
+    ```
+    """
+
+
+class RLOO(PolicyGradient):
+    """REINFORCE leave-one-out: each text against the others of its own start; see the card.
+
+    ```python
+    agent = RLOO("CausalLMPolicy", "text_envs/Reviews-v0", group_size=4, kl_coef=0.1)
+    ```
+    """
+
+    default_baseline = "group"
+    default_group_size = 4
+
+
+class GRPO(PolicyGradient):
+    """Group-relative: each text in standard deviations from its start's mean; see the card.
+
+    ```python
+    agent = GRPO("CausalLMPolicy", "text_envs/Reviews-v0", group_size=8, n_epochs=2, clip_range=0.2)
+    ```
+    """
+
+    default_baseline = "normalised"
+    default_group_size = 8

@@ -1,0 +1,130 @@
+r"""Distributions over texts to aim at: the reference times a factor, $P(x) = \pi_0(x) e^{u(x)}$.
+
+| target | $u(x)$ | what p is |
+|---|---|---|
+| `RewardTarget` | $r(x) / \beta$ | the optimum of $E[r] - \beta\,KL(\pi \| \pi_0)$ |
+| `FilterTarget` | 0, or $-\infty$ where $r(x)$ is below a bar | the reference if it passes |
+| `MomentTarget` | $\lambda \cdot \phi(x)$ | nearest to the reference with $E_p \phi = \mu$ |
+
+All read the rewards of finished episodes, so any reward model of an environment can be a target:
+the ledger's terms are the features $\phi$ of a `MomentTarget`, `"reward"` is their sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from agents.functional_dpg import fit_multipliers
+from agents.rollouts import Rollout
+from text_envs.errors import suggest
+
+__all__ = ["FilterTarget", "MomentTarget", "RewardTarget", "Target"]
+
+
+class Target(Protocol):
+    """A factor on the reference."""
+
+    def log_potential(self, rollout: Rollout) -> Tensor:
+        """Return $u$ of each episode, `(B,)` float64; minus infinity excludes a text."""
+        ...
+
+
+@dataclass(frozen=True)
+class RewardTarget:
+    """The KL-regularised optimum of the environment's reward.
+
+    Attributes:
+        beta: temperature, above 0.
+    """
+
+    beta: float
+
+    def __post_init__(self) -> None:
+        """Check the temperature.
+
+        Raises:
+            ValueError: it is not above 0: there is no posterior then.
+        """
+        if not self.beta > 0:
+            raise ValueError(
+                f"beta must be above 0, got {self.beta!r}: p ~ pi0 exp(r / beta) is a distribution "
+                "only then; the limit beta -> 0 is a filter on the best texts"
+            )
+
+    def log_potential(self, rollout: Rollout) -> Tensor:
+        r"""Return $r / \beta$, `(B,)`."""
+        return rollout.episode_rewards.double() / self.beta
+
+
+@dataclass(frozen=True)
+class FilterTarget:
+    """The reference, given that the reward is at least `accept`."""
+
+    accept: float
+
+    def log_potential(self, rollout: Rollout) -> Tensor:
+        """Return 0 for texts that pass and minus infinity for the others, `(B,)`."""
+        passes = rollout.episode_rewards.double() >= self.accept
+        return torch.where(passes, 0.0, -torch.inf).double()
+
+
+@dataclass
+class MomentTarget:
+    """The distribution nearest to the reference whose features have given means.
+
+    Attributes:
+        moments: wanted mean of each named term of the ledger, or of `"reward"`, their sum.
+        multipliers: one a moment; empty until `fit`.
+    """
+
+    moments: Mapping[str, float]
+    multipliers: dict[str, float] = field(default_factory=dict)
+
+    def features(self, rollout: Rollout) -> Tensor:
+        r"""Return $\phi$, `(B, K)`.
+
+        Raises:
+            ValueError: a term that the environment's ledger does not have.
+        """
+        terms = {"reward": rollout.episode_rewards, **rollout.reward_terms}
+        for name in self.moments:
+            if name not in terms:
+                raise ValueError(
+                    f"no reward term {name!r} to constrain.{suggest(name, terms)} Accepted: "
+                    f"{', '.join(terms)}"
+                )
+        return torch.stack([terms[name].double() for name in self.moments], dim=1)
+
+    def fit(self, rollout: Rollout) -> None:
+        """Find the multipliers from episodes scored under the reference.
+
+        Raises:
+            ValueError: a moment that the episodes do not reach, with its name and the numbers.
+        """
+        assert rollout.ref_log_probs is not None
+        features = self.features(rollout)
+        for k, (name, wanted) in enumerate(self.moments.items()):
+            values = features[:, k]
+            if not bool((values.min() < wanted) & (wanted < values.max())):
+                raise ValueError(
+                    f"moment {name!r} = {wanted:g} cannot be reached: in {len(values)} texts of "
+                    f"the proposal it lies between {float(values.min()):g} and "
+                    f"{float(values.max()):g}, mean {float(values.mean()):g}. A constraint must "
+                    "hold for some texts and fail for others; sample more with fit_episodes=..., "
+                    "or ask for a moment strictly between"
+                )
+        log_w = (rollout.ref_log_probs - rollout.log_probs).double().sum(dim=1)
+        wanted_moments = torch.tensor(list(self.moments.values()), device=features.device)
+        found = fit_multipliers(features, wanted_moments, log_w)
+        self.multipliers = dict(zip(self.moments, found.tolist(), strict=True))
+
+    def log_potential(self, rollout: Rollout) -> Tensor:
+        r"""Return $\lambda \cdot \phi$, `(B,)`."""
+        features = self.features(rollout)
+        weights = [self.multipliers[name] for name in self.moments]
+        return features @ torch.tensor(weights, dtype=torch.float64, device=features.device)

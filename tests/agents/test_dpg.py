@@ -1,0 +1,198 @@
+"""DPG: targets, normalisers of each start, proposals, moments, warnings, saving."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from models import Share, iid_lm, tiny_gpt2
+from stable_baselines3.common.logger import Logger
+
+import text_envs
+from agents import DPG, dpg
+from text_envs import EpisodeBatch, exact
+
+PRIOR = (0.5, 0.3, 0.2)  # of a, b, end
+
+
+def toy(**kwargs: Any) -> DPG:
+    """Return an agent on the instance whose golden numbers are known."""
+    env = text_envs.make_sb3(
+        "text_envs/Toy-v0", num_envs=64, seed=0, **kwargs.pop("env_kwargs", {})
+    )
+    arguments = {"n_episodes": 256, "seed": 0, "device": "cpu", "learning_rate": falling(1e-2)}
+    return DPG("CausalLMPolicy", env, policy_kwargs={"model": iid_lm(PRIOR)}, **arguments | kwargs)
+
+
+def falling(start: float) -> Any:
+    """A learning rate that falls to 0: what remains is the noise of few samples."""
+    return lambda progress: start * progress
+
+
+def recorded(agent: Any, name: str) -> float:
+    return float(agent.logger.name_to_value[name])
+
+
+def test_first_estimates_are_those_of_the_prior() -> None:
+    agent = toy(beta=0.5, n_episodes=16384)
+    agent.learn(1)
+    assert recorded(agent, "target/log_z") == pytest.approx(math.log(3.892913), abs=0.03)
+    assert recorded(agent, "target/ess") == pytest.approx(0.525, abs=0.02)
+    assert recorded(agent, "target/kl_p_q") == pytest.approx(0.336082, abs=0.02)
+    assert recorded(agent, "target/coverage") == 1.0
+
+
+def test_filter_keeps_the_prior_inside_of_it() -> None:
+    """Texts with "ab" have reward 1 or more: p_b = pi0 given that, KL(p_b || pi0) = 1.309333."""
+    agent = toy(accept=1.0, learning_rate=falling(2e-2))
+    agent.learn(60_000)
+    env = "text_envs/Toy-v0"
+    found = exact.evaluate(env, agent.policy, reference=iid_lm(PRIOR))
+    assert found.kl_reference == pytest.approx(1.309333, abs=0.08)
+    assert recorded(agent, "target/log_z") == pytest.approx(math.log(0.27), abs=0.05)
+    assert recorded(agent, "target/coverage") > 0.97
+
+
+def contains_ab(episodes: EpisodeBatch) -> np.ndarray[Any, Any]:
+    words = episodes.response
+    return ((words[:, :-1] == 0) & (words[:, 1:] == 1)).any(axis=1).astype(float)
+
+
+def test_moments_are_fitted_and_reached() -> None:
+    """E phi = 1/2 for "contains ab": lambda = .994623, KL(p || pi0) = .118875."""
+    agent = toy(moments={"task": 0.5}, fit_episodes=16384, env_kwargs={"reward": contains_ab})
+    agent.learn(40_000)
+    assert agent.multipliers == {"task": pytest.approx(0.994623, abs=0.06)}
+    env = text_envs.TokenEnv("text_envs.tasks.toy:Toy", reward=contains_ab)
+    found = exact.evaluate(env, agent.policy, reference=iid_lm(PRIOR))
+    assert found.mean_return == pytest.approx(0.5, abs=0.03)
+    assert found.kl_reference == pytest.approx(0.118875, abs=0.03)
+
+
+def test_a_moment_that_never_occurs_is_refused_with_numbers() -> None:
+    agent = toy(moments={"task": 0.5}, env_kwargs={"reward": "constant"})
+    with pytest.raises(ValueError, match=r"'task' = 0.5 cannot be reached: in 1024 texts.*mean"):
+        agent.learn(1)
+    agent = toy(moments={"tusk": 0.5})
+    with pytest.raises(ValueError, match="no reward term 'tusk'.*Did you mean 'task'"):
+        agent.learn(1)
+
+
+def test_a_filter_that_nothing_passes_is_reported_and_changes_nothing(caplog: Any) -> None:
+    agent = toy(accept=7.0)
+    before = torch.nn.utils.parameters_to_vector(agent.policy.parameters()).detach()
+    with caplog.at_level(logging.WARNING):
+        agent.learn(600)
+    assert "of 256 texts, 0 are in its support" in caplog.text
+    after = torch.nn.utils.parameters_to_vector(agent.policy.parameters()).detach()
+    assert torch.equal(before, after)
+    assert recorded(agent, "target/coverage") == 0.0
+
+
+def length_of_b(episodes: EpisodeBatch) -> np.ndarray[Any, Any]:
+    return np.asarray((episodes.response == 1).sum(axis=1) ** 2, dtype=float)
+
+
+def test_low_temperature_is_reported(caplog: Any) -> None:
+    with caplog.at_level(logging.WARNING):
+        toy(beta=0.01, n_episodes=64, env_kwargs={"reward": length_of_b}).learn(1)
+    assert "does not cover" in caplog.text and "of 64 texts, 64 are in its support" in caplog.text
+
+
+def test_each_start_has_its_own_normaliser() -> None:
+    """On four prompts whose rewards differ by a constant, Z(c) differs and p* does not."""
+
+    def by_prompt(episodes: EpisodeBatch) -> np.ndarray[Any, Any]:
+        share = (episodes.response == 3).mean(axis=1)
+        return np.asarray(share + episodes.example_indices)
+
+    env = text_envs.make_sb3(Share(), num_envs=64, reward=by_prompt, seed=0)
+    agent = DPG(
+        "CausalLMPolicy", env, beta=0.5, group_size=16, n_episodes=64, seed=0, device="cpu",
+        policy_kwargs={"model": tiny_gpt2(16)},
+    )  # fmt: skip
+    agent.learn(4_000)
+    assert sorted(agent.normalisers) == [0, 1, 2, 3]
+    means = [total - math.log(count) for _, (total, count) in sorted(agent.normalisers.items())]
+    np.testing.assert_allclose(np.diff(means), 2.0, atol=0.3)  # one more unit of reward / beta
+
+
+@pytest.mark.parametrize("proposal", ["adaptive", "reference"])
+def test_proposals(proposal: str) -> None:
+    agent = toy(beta=0.5, proposal=proposal, proposal_interval=2)
+    start = next(iter(agent.behaviour.parameters())).clone()
+    agent.learn(30_000)
+    moved = not torch.equal(start, next(iter(agent.behaviour.parameters())))
+    assert agent.behaviour is not agent.policy
+    assert moved == (proposal == "adaptive")
+    assert recorded(agent, "target/kl_p_pi") < 0.1
+
+
+@pytest.mark.parametrize("divergence", ["reverse_kl", "reverse_chi2"])
+def test_infinite_divergences_are_refused(divergence: str) -> None:
+    with pytest.raises(ValueError, match="from a target that excludes texts is infinite"):
+        toy(accept=1.0, divergence=divergence).learn(1)
+
+
+@pytest.mark.parametrize(
+    "extra", [{"beta": 0.5, "proposal": "adaptive"}, {"moments": {"task": 0.8}}]
+)
+def test_saves_and_goes_on_exactly(extra: dict[str, Any], tmp_path: Path) -> None:
+    def weights(agent: Any) -> torch.Tensor:
+        return torch.nn.utils.parameters_to_vector(agent.policy.parameters()).detach()
+
+    straight = toy(learning_rate=1e-3, proposal_interval=2, **extra)
+    straight.learn(2_500)
+    straight.save(tmp_path / "model")
+    straight.learn(2_500, reset_num_timesteps=False)
+    env = text_envs.make_sb3("text_envs/Toy-v0", num_envs=64)
+    again = DPG.load(tmp_path / "model", env=env)
+    assert again.multipliers == straight.multipliers
+    again.learn(2_500, reset_num_timesteps=False)
+    assert again.normalisers == straight.normalisers
+    assert torch.equal(weights(straight), weights(again))
+    assert torch.equal(*(next(iter(a.behaviour.parameters())) for a in (straight, again)))
+
+
+def test_card_lists_the_metrics_that_are_logged() -> None:
+    logged: set[str] = set()
+
+    class Spy(Logger):
+        def record(self, key: str, value: Any, exclude: Any = None) -> None:
+            logged.add(key)
+            super().record(key, value, exclude)
+
+    agent = toy(moments={"task": 0.8})
+    agent.set_logger(Spy(None, []))
+    agent.learn(100)
+    card = inspect.getdoc(dpg)
+    section = card.split("**Metrics**")[1].split("**References**")[0]  # type: ignore[union-attr]
+    listed = set(re.findall(r"`((?:target|train)/[\w<>]+)`", section))
+    listed = {name.replace("<term>", "task") for name in listed}
+    assert {name for name in logged if name.startswith(("target", "train"))} == listed
+    assert {"rollout/ep_rew_mean", "rollout/kl_ref", "time/fps"} <= logged
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({}, "exactly one of beta, accept and moments.*got none"),
+        ({"beta": 1.0, "accept": 1.0}, "got beta and accept"),
+        ({"beta": 0.0}, "beta must be above 0, got 0.0"),
+        ({"beta": -1.0}, "beta must be above 0, got -1.0"),
+        ({"beta": 1.0, "divergence": "kl2"}, "divergence must be kl, reverse_kl, tv"),
+        ({"beta": 1.0, "proposal": "prior"}, "proposal must be policy, adaptive, reference"),
+        ({"beta": 1.0, "batch_size": 999}, "batch_size must be None or 1..n_episodes=256"),
+        ({"moments": {"task": 0.5}, "multipliers": {"x": 1.0}}, "do not fit moments"),
+    ],
+)
+def test_bad_arguments_are_explained(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        toy(**kwargs)
