@@ -6,31 +6,31 @@ callbacks, logger) calls it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from collections.abc import Callable
+from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from numpy.typing import NDArray
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
-from tqdm.auto import tqdm
 
 from agents.envs import as_vec_env, policy_kwargs_for
 from agents.functional import adaptive_kl_coefficient, kl_k1, kl_k3, masked_mean
+from agents.group_rollouts import collect_groups
 from agents.policies import CausalLMPolicy
-from agents.rollouts import Rollout, collect_episodes, score
-from agents.saving import load_algorithm, resume, save_algorithm, set_parameters
+from agents.progress import TokenProgressBar
+from agents.rollouts import Collected, Rollout, collect_episodes, score
+from agents.saving import resume
+from agents.text_algorithm import TextAlgorithm
 from text_envs.lm.action_lm import ActionLM
 from text_envs.lm.loading import BUNDLED, freeze, load_lm
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["EpisodicAlgorithm", "TokenProgressBar"]
 
 
-class EpisodicAlgorithm(OnPolicyAlgorithm):
+class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
     """Stable-Baselines3's on-policy algorithm with roll-outs of whole episodes.
 
     One iteration plays `n_episodes` episodes to their end, scores them under the reference if
@@ -46,6 +46,8 @@ class EpisodicAlgorithm(OnPolicyAlgorithm):
         n_episodes: episodes an iteration, a multiple of the number of environments.
         num_envs: environments to make if `env` is an id; None for as many as divide `n_episodes`,
             at most 64.
+        group_size: that many neighbouring episodes of a roll-out share their start. The
+            environments are then reset before each of their episodes.
         kl_coef: weight of the KL to the reference, reward per nat; what becomes of it is the
             subclass's decision.
         kl_target: nats an episode; adapts `kl_coef` towards it.
@@ -60,7 +62,8 @@ class EpisodicAlgorithm(OnPolicyAlgorithm):
     """
 
     policy: CausalLMPolicy
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"CausalLMPolicy": CausalLMPolicy}
+    progress_bar = TokenProgressBar
+    needs_reference: ClassVar[bool] = False  # even with kl_coef=0
     rollout: Rollout | None
 
     def __init__(
@@ -70,6 +73,7 @@ class EpisodicAlgorithm(OnPolicyAlgorithm):
         *,
         n_episodes: int,
         num_envs: int | None = None,
+        group_size: int = 1,
         kl_coef: float = 0.0,
         kl_target: float | None = None,
         kl_horizon: float = 10_000.0,
@@ -94,6 +98,13 @@ class EpisodicAlgorithm(OnPolicyAlgorithm):
                 "episodes each, and must be whole, so that long episodes are not left out; nearest "
                 f"n_episodes: {max(n_episodes // count, 1) * count}"
             )
+        require("group_size", group_size, group_size >= 1, "at least 1")
+        if env is not None and count % group_size:
+            raise ValueError(
+                f"group_size={group_size} must divide the {count} environments, whose episodes are "
+                f"played side by side; nearest: {_nearest_divisor(count, group_size)}"
+            )
+        self.group_size = group_size
         if env is not None:
             policy_kwargs = policy_kwargs_for(env, **(policy_kwargs or {}))
         self.n_episodes, self.kl_coef = n_episodes, float(kl_coef)
@@ -101,7 +112,7 @@ class EpisodicAlgorithm(OnPolicyAlgorithm):
         self.reference: ActionLM | None = None
         self.reference_name: str | None = None  # of a bundled model
         self._reference_source = reference
-        self.pending: dict[str, Any] | None = None  # a checkpoint's state, until training goes on
+        self.pending = None
         self.rollout = None
         super().__init__(
             policy, env, n_steps=n_episodes // count, policy_kwargs=policy_kwargs, **kwargs
@@ -112,7 +123,7 @@ class EpisodicAlgorithm(OnPolicyAlgorithm):
         source, actor = self._reference_source, self.policy.actor
         if source is not None:
             self.reference = freeze(actor.like(load_lm(source, device=self.device)[0]))
-        elif self.kl_coef > 0:
+        elif self.kl_coef > 0 or self.needs_reference:
             self.reference = freeze(actor)
             source = self.policy.arguments["model"]
         if self.reference is not None and isinstance(source, str) and source in BUNDLED:
@@ -133,7 +144,7 @@ class EpisodicAlgorithm(OnPolicyAlgorithm):
         """
         self.policy.set_training_mode(False)
         callback.on_rollout_start()
-        if not cast(Any, self._last_episode_starts).all():
+        if self.group_size == 1 and not cast(Any, self._last_episode_starts).all():
             self._last_obs = env.reset()  # type: ignore[assignment]
 
         def on_step(step: dict[str, Any]) -> bool:
@@ -142,7 +153,7 @@ class EpisodicAlgorithm(OnPolicyAlgorithm):
             return callback.on_step()
 
         obs, self._last_obs = cast(Any, self._last_obs), None  # None: if it fails, reset
-        collected = collect_episodes(self.policy, env, self.n_episodes, obs, on_step)
+        collected = self._play(env, obs, on_step)
         self._last_obs = cast(Any, collected.obs)
         self._last_episode_starts = cast(Any, collected.episode_starts)
         self.rollout = collected.rollout.to(self.device)
@@ -153,6 +164,19 @@ class EpisodicAlgorithm(OnPolicyAlgorithm):
         callback.on_rollout_end()
         return True
 
+    def _play(
+        self, env: VecEnv, obs: NDArray[np.int64], on_step: Callable[[dict[str, Any]], bool]
+    ) -> Collected:
+        """Play the episodes of one iteration."""
+        if self.group_size == 1:
+            return collect_episodes(self.behaviour, env, self.n_episodes, obs, on_step)
+        return collect_groups(self.behaviour, env, self.n_episodes, self.group_size, on_step)
+
+    @property
+    def behaviour(self) -> CausalLMPolicy:
+        """The policy that samples; what is trained, unless a subclass says otherwise."""
+        return self.policy
+
     def _record_rollout(self, rollout: Rollout) -> None:
         """Score the roll-out under the reference and record its statistics."""
         assert self.ep_info_buffer is not None
@@ -161,11 +185,16 @@ class EpisodicAlgorithm(OnPolicyAlgorithm):
             self.ep_info_buffer.append({"r": reward, "l": length, "t": 0.0})
         self._episode_num += len(rollout)
         # -log pi of what was sampled is the entropy without walking over the vocabulary again.
-        self.logger.record("rollout/entropy", -masked_mean(rollout.log_probs, rollout.mask).item())
+        own = masked_mean(rollout.log_probs, rollout.policy_steps)
+        self.logger.record("rollout/entropy", -own.item())
         for name, term in rollout.reward_terms.items():
             self.logger.record(f"rollout/reward_{name}", term.mean().item())
         if self.reference is not None:
             rollout.ref_log_probs = score(self.reference, rollout)
+            if rollout.policy_mask is not None:  # what the policy did not choose has no KL
+                rollout.ref_log_probs = torch.where(
+                    rollout.policy_mask, rollout.ref_log_probs, rollout.log_probs
+                )
             arguments = (rollout.log_probs, rollout.ref_log_probs, rollout.mask)
             kl = kl_k1(*arguments).sum(dim=1).mean().item()
             self.logger.record("rollout/kl_ref", kl)
@@ -183,17 +212,6 @@ class EpisodicAlgorithm(OnPolicyAlgorithm):
 
     # -- glue ----------------------------------------------------------------------------------
 
-    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        """Return the callbacks as one; the progress bar counts tokens."""
-        if isinstance(callback, list):
-            callback = CallbackList(callback)
-        if not isinstance(callback, BaseCallback):
-            callback = ConvertCallback(callback)
-        if progress_bar:
-            callback = CallbackList([callback, TokenProgressBar()])
-        callback.init_callback(self)
-        return callback
-
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
         reset = args[1] if len(args) > 1 else kwargs.get("reset_num_timesteps", True)
         if reset:
@@ -201,77 +219,10 @@ class EpisodicAlgorithm(OnPolicyAlgorithm):
         resume(self)
         return super()._setup_learn(total_timesteps, *args, **kwargs)
 
-    # -- saving --------------------------------------------------------------------------------
 
-    def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
-        """Save weights, optimiser, reference, counters, generators and environment state.
-
-        Args:
-            path: a folder, or a file ending in `.zip`. It is replaced at once, never half.
-            exclude: Stable-Baselines3's; not used.
-            include: Stable-Baselines3's; not used.
-        """
-        save_algorithm(self, path)
-
-    @classmethod
-    def load(  # type: ignore[override]
-        cls, path: Any, env: Any = None, device: torch.device | str = "auto", **kwargs: Any
-    ) -> Self:
-        """Return a saved algorithm.
-
-        `learn(..., reset_num_timesteps=False)` then continues exactly as the saved run would have,
-        if it was saved between two iterations and the environment offers `get_state`.
-
-        Args:
-            path: a folder or a `.zip` that `save` wrote.
-            env: an environment like the one trained on; None if only predictions are wanted.
-            device: where to put it.
-            **kwargs: arguments to use instead of the saved ones.
-
-        Raises:
-            CheckpointError: a file is truncated, altered or of something else; it is named.
-            FileNotFoundError: there is nothing at `path`.
-        """
-        return cast("Self", load_algorithm(cls, path, env, device, **kwargs))
-
-    def set_parameters(
-        self, load_path_or_dict: Any, exact_match: bool = True, device: Any = "auto"
-    ) -> None:
-        """Take over weights and optimiser state from a checkpoint or from `get_parameters()`.
-
-        Args:
-            load_path_or_dict: path of a checkpoint, or nested state dictionaries.
-            exact_match: ask for everything; otherwise take what is there.
-            device: Stable-Baselines3's; not used.
-        """
-        if isinstance(load_path_or_dict, dict):
-            super().set_parameters(load_path_or_dict, exact_match, device)
-        else:
-            set_parameters(self, load_path_or_dict, exact_match)
-
-
-class TokenProgressBar(BaseCallback):
-    """A progress bar over agent tokens, with reward and KL of the last roll-out."""
-
-    def _on_training_start(self) -> None:
-        done = self.model.num_timesteps
-        total = self.locals["total_timesteps"]
-        self._bar = tqdm(total=total, initial=done, unit="tok", dynamic_ncols=True)
-
-    def _on_step(self) -> bool:
-        self._bar.update(self.model.num_timesteps - self._bar.n)
-        return True
-
-    def _on_rollout_end(self) -> None:
-        rollout: Rollout = self.locals["rollout"]
-        shown = {"reward": f"{rollout.episode_rewards.mean().item():.3f}"}
-        if rollout.ref_log_probs is not None:
-            k1 = kl_k1(rollout.log_probs, rollout.ref_log_probs, rollout.mask)
-            shown["kl"] = f"{k1.sum(dim=1).mean().item():.2f}"
-        self._bar.set_postfix(shown)
-
-    def _on_training_end(self) -> None:
-        self._bar.close()
+def _nearest_divisor(count: int, wanted: int) -> int:
+    divisors = [k for k in range(1, count + 1) if count % k == 0]
+    return min(divisors, key=lambda k: abs(k - wanted))
 
 
 def require(name: str, value: object, fine: bool, accepted: str) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from transformers import PreTrainedModel
 
-__all__ = ["as_vec_env", "policy_kwargs_for"]
+from text_envs.datasets import EpisodeDataset
+from text_envs.lm.scratch import make_lm
+
+__all__ = ["as_vec_env", "policy_kwargs_for", "recorded_env"]
 
 
 def as_vec_env(env: Any, num_envs: int | None, n_episodes: int) -> Any:
@@ -29,8 +33,20 @@ def as_vec_env(env: Any, num_envs: int | None, n_episodes: int) -> Any:
     return env
 
 
+def recorded_env(dataset: EpisodeDataset, num_envs: int) -> Any:
+    """Return a `VecEnv` like the one that episodes were recorded in; None if they do not say."""
+    import text_envs
+
+    spec = dataset.metadata.get("env_spec")
+    if spec is None or spec["id"] not in gym.registry:
+        return None
+    return text_envs.make_sb3(spec["id"], num_envs=num_envs, **spec["kwargs"])
+
+
 def policy_kwargs_for(
-    env: Any, model: str | os.PathLike[str] | PreTrainedModel = "reviews", **kwargs: Any
+    env: Any,
+    model: str | os.PathLike[str] | PreTrainedModel | Mapping[str, int] = "reviews",
+    **kwargs: Any,
 ) -> dict[str, Any]:
     """Return the `policy_kwargs` that make `CausalLMPolicy` fit an environment.
 
@@ -41,7 +57,9 @@ def policy_kwargs_for(
 
     Args:
         env: a text environment: single, Gymnasium vector or Stable-Baselines3 `VecEnv`.
-        model: the language model, see `load_lm`.
+        model: the language model, see `load_lm`; or `"scratch"` for a small untrained one of the
+            environment's own words, or its sizes, for example `{"layers": 2, "width": 64}`, see
+            `text_envs.lm.make_lm`.
         **kwargs: further arguments of `CausalLMPolicy`; they have precedence.
 
     Raises:
@@ -53,6 +71,8 @@ def policy_kwargs_for(
             f"{type(env).__name__} has no tokenizer; accepted: environments of text_envs, or "
             "policy_kwargs with pad_id and bos_id written by hand"
         )
+    if model == "scratch" or isinstance(model, Mapping):
+        model = make_lm(env, **({} if isinstance(model, str) else model))
     bos = tokenizer.bos_id
     facts = {
         "model": model,

@@ -233,7 +233,7 @@ class PPO(EpisodicAlgorithm, stable_baselines3.PPO):
         self._adapt_kl_coef(rollout)
         for name, values in stats.items():
             self.logger.record(f"train/{name}", torch.stack(values).mean().item())
-        explained = F.explained_variance(rollout.values, returns, rollout.mask)
+        explained = F.explained_variance(rollout.values, returns, rollout.critic_steps)
         self.logger.record("train/explained_variance", explained)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/clip_range", self._now(self.clip_range))
@@ -242,17 +242,20 @@ class PPO(EpisodicAlgorithm, stable_baselines3.PPO):
 
     def _advantages(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Return advantages and returns `(B, T)` of the penalised rewards."""
-        rewards = rollout.rewards
-        if rollout.ref_log_probs is not None:
-            rewards = F.kl_penalised_rewards(
-                rewards, rollout.log_probs, rollout.ref_log_probs, rollout.mask, self.kl_coef
-            )
+        rewards = self._penalised_rewards(rollout)
         advantages, returns = F.gae(
             rewards, rollout.values, rollout.mask, self.gamma, self.gae_lambda, rollout.bootstrap
         )
         if self.normalize_advantage:
-            advantages = F.masked_whiten(advantages, rollout.mask)
+            advantages = F.masked_whiten(advantages, rollout.policy_steps)
         return advantages, returns
+
+    def _penalised_rewards(self, rollout: Rollout) -> Tensor:
+        if rollout.ref_log_probs is None:
+            return rollout.rewards
+        return F.kl_penalised_rewards(
+            rollout.rewards, rollout.log_probs, rollout.ref_log_probs, rollout.mask, self.kl_coef
+        )
 
     def _loss(
         self,
@@ -265,6 +268,8 @@ class PPO(EpisodicAlgorithm, stable_baselines3.PPO):
         """Return the loss of the sequences `index`; append its parts to `stats`."""
         longest = int(rollout.lengths[index].max())
         mask = rollout.mask[index, :longest]  # (b, t)
+        # What a guide wrote is in the text, but not the policy's doing.
+        own, judged = (m[index, :longest] for m in (rollout.policy_steps, rollout.critic_steps))
         old_log_probs = rollout.log_probs[index, :longest]
         clip_range = self._now(self.clip_range)
         log_probs, values, entropy = self.policy.evaluate_episodes(
@@ -275,27 +280,27 @@ class PPO(EpisodicAlgorithm, stable_baselines3.PPO):
             with_entropy=self.ent_coef > 0,
         )
         policy_loss = F.clipped_policy_loss(
-            log_probs, old_log_probs, advantages[index, :longest], mask, clip_range
+            log_probs, old_log_probs, advantages[index, :longest], own, clip_range
         )
         value_loss = F.value_loss(
             values,
             returns[index, :longest],
-            mask,
+            judged,
             rollout.values[index, :longest],
             None if self.clip_range_vf is None else self._now(self.clip_range_vf),
         )
         loss = policy_loss + self.vf_coef * value_loss
         if entropy is not None:
-            entropy_loss = -F.masked_mean(entropy, mask)
+            entropy_loss = -F.masked_mean(entropy, own)
             loss = loss + self.ent_coef * entropy_loss
             stats["entropy_loss"].append(entropy_loss.detach())
         with torch.no_grad():
             stats["policy_gradient_loss"].append(policy_loss.detach())
             stats["value_loss"].append(value_loss.detach())
             stats["loss"].append(loss.detach())
-            stats["approx_kl"].append(F.masked_mean(F.kl_k3(old_log_probs, log_probs, mask), mask))
+            stats["approx_kl"].append(F.masked_mean(F.kl_k3(old_log_probs, log_probs, own), own))
             stats["clip_fraction"].append(
-                F.clip_fraction(log_probs, old_log_probs, mask, clip_range)
+                F.clip_fraction(log_probs, old_log_probs, own, clip_range)
             )
         return loss
 

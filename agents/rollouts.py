@@ -8,7 +8,7 @@ neither fed to the model nor recorded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -16,12 +16,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from text_envs.lm.action_lm import ActionLM
 
 __all__ = ["Collected", "Rollout", "TokenPolicy", "collect_episodes", "score"]
+
+# What has one number a step, padded where episodes of several roll-outs come together.
+_STEPWISE = (
+    "columns", "actions", "rewards", "mask", "log_probs", "values", "ref_log_probs",
+    "policy_mask", "critic_mask",
+)  # fmt: skip
 
 # Rows are dropped from the model's batch in groups, as moving the cache costs about one step.
 _KEEP_WHILE = 0.8
@@ -61,6 +67,8 @@ class Rollout:
         infos: the last info of each episode (`finish_reason`, `text`, `roles`, ...).
         reward_terms: `(B,)` float32 each, the ledger summed over the episode.
         ref_log_probs: `(B, T)` float32, of the actions under the reference, or None.
+        policy_mask: bool `(B, T)`, the steps that the policy loss is about; None for all.
+        critic_mask: bool `(B, T)`, the steps that the value loss is about; None for all.
     """
 
     tokens: Tensor
@@ -75,6 +83,8 @@ class Rollout:
     infos: list[dict[str, Any]] = field(default_factory=list)
     reward_terms: dict[str, Tensor] = field(default_factory=dict)
     ref_log_probs: Tensor | None = None
+    policy_mask: Tensor | None = None
+    critic_mask: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -83,6 +93,16 @@ class Rollout:
         shapes = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors = [f"{k}={tuple(v.shape)}" for k, v in shapes.items() if isinstance(v, Tensor)]
         return f"Rollout({len(self)} episodes, {int(self.mask.sum())} tokens: {', '.join(tensors)})"
+
+    @property
+    def policy_steps(self) -> Tensor:
+        """Steps that the policy loss is about, bool `(B, T)`."""
+        return self.mask if self.policy_mask is None else self.policy_mask
+
+    @property
+    def critic_steps(self) -> Tensor:
+        """Steps that the value loss is about, bool `(B, T)`."""
+        return self.mask if self.critic_mask is None else self.critic_mask
 
     @property
     def lengths(self) -> Tensor:
@@ -103,6 +123,39 @@ class Rollout:
         }
         terms = {name: term.to(device) for name, term in self.reward_terms.items()}
         return replace(self, reward_terms=terms, **moved)
+
+    @staticmethod
+    def cat(rollouts: Sequence[Rollout]) -> Rollout:
+        """Return the episodes of several roll-outs as one, in their order."""
+        longest = max(rollout.mask.shape[1] for rollout in rollouts)
+        if any(r.policy_mask is not None or r.critic_mask is not None for r in rollouts):
+            rollouts = [
+                replace(r, policy_mask=r.policy_steps, critic_mask=r.critic_steps) for r in rollouts
+            ]
+
+        def joined(name: str) -> Tensor:
+            parts = [getattr(rollout, name) for rollout in rollouts]
+            if name in _STEPWISE:
+                parts = [nn.functional.pad(x, (0, longest - x.shape[1])) for x in parts]
+            return torch.cat(parts)
+
+        apart = {"infos", "reward_terms"}
+        tensors = {
+            f.name
+            for f in fields(Rollout)
+            if f.name not in apart and all(getattr(r, f.name) is not None for r in rollouts)
+        }
+        terms = dict.fromkeys(name for rollout in rollouts for name in rollout.reward_terms)
+        return Rollout(
+            **{name: joined(name) for name in tensors},
+            infos=[info for rollout in rollouts for info in rollout.infos],
+            reward_terms={
+                name: torch.cat(
+                    [r.reward_terms.get(name, torch.zeros_like(r.bootstrap)) for r in rollouts]
+                )
+                for name in terms
+            },
+        )
 
     def minibatches(self, size: int) -> Iterator[Tensor]:
         """Yield index tensors `(<= size,)` of a random partition, from torch's generator."""

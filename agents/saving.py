@@ -45,7 +45,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 # Arguments of an algorithm that are not values, or that have a place of their own.
-_SPECIAL = {"self", "policy", "env", "device", "reference", "num_envs", "policy_kwargs"}
+_SPECIAL = {"self", "policy", "env", "device", "reference", "num_envs", "policy_kwargs", "dataset"}
 _COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining")
 
 
@@ -90,6 +90,16 @@ def _write_policy(policy: Any, folder: Path) -> None:
         else:
             policy.tokenizer.save(folder / "lm" / "tokenizer.json")
     save_file(_tensors(policy.value_net), folder / "value.safetensors")
+    heads = _heads(policy)
+    if heads:
+        save_file(heads, folder / "heads.safetensors")
+
+
+def _heads(policy: Any) -> dict[str, torch.Tensor]:
+    """Return the weights that a subclass adds to language model and value head."""
+    known = ("actor.", "value_net.")
+    # Cloned, because a file cannot hold two tensors that share their memory.
+    return {k: v.clone() for k, v in _tensors(policy).items() if not k.startswith(known)}
 
 
 def _write_lm(lm: Any, folder: Path) -> None:
@@ -97,8 +107,8 @@ def _write_lm(lm: Any, folder: Path) -> None:
         lm.save_pretrained(folder, max_shard_size="1000GB")
 
 
-def _read_policy(policy: Any, folder: Path) -> None:
-    """Put saved weights into an existing policy."""
+def _read_policy(policy: Any, folder: Path, exact_match: bool = True) -> None:
+    """Put saved weights into an existing policy; all of its heads, if `exact_match`."""
     weights = load_file(folder / "lm" / "model.safetensors")
     missing, unexpected = policy.actor.lm.load_state_dict(weights, strict=False)
     tied = set(getattr(policy.actor.lm, "all_tied_weights_keys", None) or ())
@@ -109,6 +119,14 @@ def _read_policy(policy: Any, folder: Path) -> None:
         )
     policy.actor.lm.tie_weights()
     policy.value_net.load_state_dict(load_file(folder / "value.safetensors"))
+    expected, file = set(_heads(policy)), folder / "heads.safetensors"
+    heads = load_file(file) if file.is_file() else {}
+    if exact_match and set(heads) != expected:
+        raise CheckpointError(
+            f"{folder}: heads are of another policy; missing {sorted(expected - set(heads))[:3]}, "
+            f"unexpected {sorted(set(heads) - expected)[:3]}"
+        )
+    policy.load_state_dict({k: v for k, v in heads.items() if k in expected}, strict=False)
 
 
 def _policy_kwargs(
@@ -129,7 +147,7 @@ def save_algorithm(algorithm: Any, path: str | os.PathLike[str]) -> None:
     """Save everything that decides how training goes on, to a folder or a `.zip`."""
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"path must be a folder or a .zip file, got {type(path).__name__}")
-    names = set(inspect.signature(type(algorithm).__init__).parameters) - _SPECIAL
+    names = _argument_names(type(algorithm)) - _SPECIAL
     arguments = {
         name: encode(getattr(algorithm, name, getattr(algorithm, f"_{name}", None)))
         for name in sorted(names)
@@ -140,14 +158,27 @@ def save_algorithm(algorithm: Any, path: str | os.PathLike[str]) -> None:
         "policy": type(algorithm.policy).__name__,
         "arguments": arguments,
         "n_envs": algorithm.n_envs,
-        "reference": algorithm.reference_name,
+        "reference": getattr(algorithm, "reference_name", None),  # an offline algorithm has none
     }
+    reference = getattr(algorithm, "reference", None)
     with writing_checkpoint(path, config) as tree:
         _write_policy(algorithm.policy, tree / "policy")
-        if algorithm.reference is not None and algorithm.reference_name is None:
-            _write_lm(algorithm.reference.lm, tree / "reference")
+        if reference is not None and config["reference"] is None:
+            _write_lm(reference.lm, tree / "reference")
         save_tree(optimizer_tree(algorithm.policy.optimizer), tree, "optimizer")
         save_tree(_state(algorithm), tree, "state")
+
+
+def _argument_names(cls: type) -> set[str]:
+    """Return the names of a class's arguments, those that `**kwargs` hands on included."""
+    names: set[str] = set()
+    for owner in cls.__mro__:
+        if "__init__" in vars(owner):
+            parameters = inspect.signature(vars(owner)["__init__"]).parameters
+            names |= {n for n, p in parameters.items() if p.kind is not p.VAR_KEYWORD}
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+                break
+    return names
 
 
 def load_algorithm(
@@ -174,11 +205,12 @@ def load_algorithm(
         reference = overrides.pop("reference", config["reference"])
         if reference is None and (tree / "reference").is_dir():
             reference = tree / "reference"
+        if "reference" in _argument_names(cls):
+            overrides["reference"] = reference
         algorithm = cls(
             policy,
             env,
             policy_kwargs=_policy_kwargs(tree / "policy", content, changed),
-            reference=reference,
             device=device,
             _init_setup_model=False,
             **decode_all(config["arguments"], overrides),
@@ -201,6 +233,8 @@ def load_algorithm(
         state = load_tree(tree, "state")
         for name in _COUNTERS:
             setattr(algorithm, name, state[name])
+        if "own" in state:
+            algorithm.set_own_state(state["own"])
         algorithm.ep_info_buffer = deque(state["ep_info"], maxlen=algorithm._stats_window_size)
         algorithm.ep_success_buffer = deque(maxlen=algorithm._stats_window_size)
         algorithm.pending = state
@@ -211,7 +245,7 @@ def set_parameters(algorithm: Any, path: str | os.PathLike[str], exact_match: bo
     """Put the saved weights, and the optimiser's state if `exact_match`, into an algorithm."""
     with open_checkpoint(path) as (tree, _):
         folder = tree / "policy" if (tree / "policy").is_dir() else tree
-        _read_policy(algorithm.policy, folder)
+        _read_policy(algorithm.policy, folder, exact_match)
         if exact_match and (tree / "optimizer.json").is_file():
             load_optimizer(algorithm.policy.optimizer, load_tree(tree, "optimizer"))
 
@@ -219,10 +253,15 @@ def set_parameters(algorithm: Any, path: str | os.PathLike[str], exact_match: bo
 def _state(algorithm: Any) -> dict[str, Any]:
     state = {name: getattr(algorithm, name) for name in _COUNTERS}
     state["ep_info"] = list(algorithm.ep_info_buffer or ())
+    if hasattr(algorithm, "own_state"):  # what no other algorithm has
+        state["own"] = algorithm.own_state()
     if algorithm.pending is not None:  # loaded and not gone on with: still where it was
-        return state | {k: algorithm.pending[k] for k in ("obs", "starts", "env", "rng")}
-    state["obs"], state["starts"] = algorithm._last_obs, algorithm._last_episode_starts
-    state["env"] = _env_state(algorithm.env)
+        return {**algorithm.pending, **state}
+    if hasattr(algorithm, "data_state"):  # it learns from a data set
+        state["data"] = algorithm.data_state()
+    else:
+        state["obs"], state["starts"] = algorithm._last_obs, algorithm._last_episode_starts
+        state["env"] = _env_state(algorithm.env)
     python = random.getstate()
     state["rng"] = {
         "torch": torch.get_rng_state(),
@@ -234,11 +273,13 @@ def _state(algorithm: Any) -> dict[str, Any]:
 
 
 def resume(algorithm: Any) -> None:
-    """Put back environment and generators of a loaded algorithm, just before it goes on."""
+    """Put back environment or data and generators of a loaded algorithm, before it goes on."""
     state, algorithm.pending = algorithm.pending, None
     if state is None:
         return
-    if state["env"] is not None and _set_env_state(algorithm.env, state["env"]):
+    if "data" in state:
+        algorithm.set_data_state(state["data"])
+    elif state["env"] is not None and _set_env_state(algorithm.env, state["env"]):
         algorithm._last_obs, algorithm._last_episode_starts = state["obs"], state["starts"]
     rng = state["rng"]
     torch.set_rng_state(rng["torch"])

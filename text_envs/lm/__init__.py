@@ -9,5 +9,6 @@ from __future__ import annotations
 
 from text_envs.lm.action_lm import ActionLM
 from text_envs.lm.loading import BUNDLED, freeze, load_lm
+from text_envs.lm.scratch import make_lm
 
-__all__ = ["BUNDLED", "ActionLM", "freeze", "load_lm"]
+__all__ = ["BUNDLED", "ActionLM", "freeze", "load_lm", "make_lm"]

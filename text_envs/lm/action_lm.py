@@ -67,12 +67,8 @@ class ActionLM(nn.Module):
             raise ValueError(f"forbidden ids must be actions 0..{num_actions - 1}, got {banned}")
         if len(banned) == num_actions:
             raise ValueError(f"all {num_actions} actions are forbidden; nothing could be written")
+        self._check_architecture(lm)
         head = lm.get_output_embeddings()
-        if head is None or lm.base_model is lm:
-            raise ValueError(
-                f"{type(lm).__name__} has no separate backbone and output layer; accepted: causal "
-                "language models of transformers such as GPT2LMHeadModel or LlamaForCausalLM"
-            )
         rows = int(cast(nn.Embedding, lm.get_input_embeddings()).weight.shape[0])
         if num_actions > rows:
             raise ValueError(
@@ -113,9 +109,14 @@ class ActionLM(nn.Module):
             pad_id=self.pad_id,
             bos_id=self.bos_id,
             prompt_length=self.prompt_length,
-            forbidden=self._bias.isneginf().nonzero().flatten().tolist(),
+            forbidden=self.forbidden_ids,
             temperature=self.temperature,
         )
+
+    @property
+    def forbidden_ids(self) -> list[int]:
+        """The ids that are never written, ascending."""
+        return cast(list[int], self._bias.isneginf().nonzero().flatten().tolist())
 
     # -- observations --------------------------------------------------------------------------
 
@@ -212,7 +213,11 @@ class ActionLM(nn.Module):
         Returns:
             `(n, d)` hidden states and `(n,)` the columns of the last tokens.
         """
-        tokens = self.complete(tokens)
+        return self._decode(self.complete(tokens), rows)
+
+    def _decode(
+        self, tokens: NDArray[np.int64], rows: NDArray[np.int64] | None
+    ) -> tuple[Tensor, NDArray[np.int64]]:
         device = self._bias.device
         rows = np.arange(len(tokens)) if rows is None else rows
         if self._decoder is None:
@@ -240,6 +245,13 @@ class ActionLM(nn.Module):
         return sum(p._version + p.data_ptr() for p in self._watched)
 
     # -- checks at construction ----------------------------------------------------------------
+
+    def _check_architecture(self, lm: PreTrainedModel) -> None:
+        if lm.get_output_embeddings() is None or lm.base_model is lm:
+            raise ValueError(
+                f"{type(lm).__name__} has no separate backbone and output layer; accepted: causal "
+                "language models of transformers such as GPT2LMHeadModel or LlamaForCausalLM"
+            )
 
     def _check_positions(self) -> None:
         implementation = getattr(self.lm.config, "_attn_implementation", "eager")

@@ -19,7 +19,12 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 from transformers.activations import GELUTanh, NewGELUActivation
 from transformers.utils import logging as hf_logging
 
@@ -32,6 +37,8 @@ logger = logging.getLogger(__name__)
 BUNDLED = ("reviews",)
 """Names of the models that come with the package."""
 
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "*.model", "*.tiktoken", "tekken.json")
+
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
@@ -40,6 +47,7 @@ def load_lm(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    seq2seq: bool = False,
 ) -> tuple[PreTrainedModel, Tokenizer | None]:
     """Return a causal language model in evaluation mode and its tokenizer.
 
@@ -47,10 +55,12 @@ def load_lm(
     has fewer embeddings than the tokenizer has ids, they are added and a message is logged.
 
     Args:
-        name_or_path: `"reviews"`, a folder, a Hub name, or a model, which is passed through; of
-            GPT-2's family only the activation is exchanged for a faster form of the same function.
+        name_or_path: `"reviews"`, a folder (of a model, or that an agent was saved to), a Hub
+            name, or a model, which is passed through; of GPT-2's family only the activation is
+            exchanged for a faster form of the same function.
         device: where to put the model.
         dtype: of the weights; a model that is passed through keeps its own.
+        seq2seq: load an encoder-decoder model instead of a causal one.
 
     Returns:
         the model, and the tokenizer: None for a model that was passed through or comes without.
@@ -68,9 +78,11 @@ def load_lm(
             f"{type(name_or_path).__name__}"
         )
     source = _locate(os.fspath(name_or_path))
+    kind = "encoder-decoder" if seq2seq else "causal"
+    architecture = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
     try:
         with quietly():
-            model = AutoModelForCausalLM.from_pretrained(
+            model = architecture.from_pretrained(
                 source,
                 dtype=dtype,
                 use_safetensors=True,
@@ -79,8 +91,8 @@ def load_lm(
             )
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"no causal language model {os.fspath(name_or_path)!r} (safetensors). Accepted: "
-            f"{', '.join(map(repr, BUNDLED))}, a folder, a Hub name. transformers says: {error}"
+            f"no {kind} language model {os.fspath(name_or_path)!r} (safetensors). Accepted: "
+            f"{'' if seq2seq else ', '.join(map(repr, BUNDLED)) + ', '}a folder, a Hub name. transformers says: {error}"
         ) from error
     _fuse_gelu(model)
     tokenizer = _tokenizer_of(source)
@@ -109,6 +121,9 @@ def quietly() -> Iterator[None]:
 def _locate(name: str) -> str:
     if name in BUNDLED:
         return str(importlib.resources.files("text_envs") / "assets" / name)
+    for inside in ("policy/lm", "lm"):  # where a saved agent, or its policy, keeps its model
+        if (Path(name) / inside).is_dir():
+            return str(Path(name) / inside)
     if not Path(name).exists() and "/" not in name:
         close = difflib.get_close_matches(name, BUNDLED, n=1, cutoff=0.7)
         if close:  # answered here: asking the Hub for a misspelt name takes long without network
@@ -122,6 +137,8 @@ def _locate(name: str) -> str:
 def _tokenizer_of(source: str) -> Tokenizer | None:
     if source == _locate("reviews"):
         return load_tokenizer("reviews")
+    if Path(source).is_dir() and not any(list(Path(source).glob(f)) for f in _TOKENIZER_FILES):
+        return None  # transformers would make up an empty one
     try:
         return load_tokenizer(source)
     except ImportError:

@@ -1,0 +1,220 @@
+r"""Behaviour cloning over recorded texts, of all episodes or of the best ones (%BC).
+
+**Idea.** Make the agent's tokens in the data likely, each given everything before it. The tokens of
+the environment (prompts, replies) are read but not learnt. What comes out is a language model that
+plays as the data do; trained on the best share of the episodes only, it plays as those. It is also
+the start that every other agent wants: a model that already writes what the task understands.
+
+**Equations**
+
+- $L = -\frac{1}{M} \sum_{k} \log \pi(u_k | s_k)$ over the $M$ actions $u_k$ of a minibatch, so
+  that tokens count alike and not texts: `CausalLMPolicy.actor.log_probs`
+- with label smoothing, $\log \pi(u_k|s_k)$ becomes
+  $(1 - \epsilon) \log \pi(u_k|s_k) + \epsilon\,\mathrm{mean}_v \log \pi(v|s_k)$:
+  `functional_bc.smoothed_log_probs`
+- %BC keeps the $\lceil p\,n \rceil$ of $n$ episodes with the highest return, and before that those
+  with a return of at least `min_return`: `EpisodeDataset.filter`
+
+The minimum of $L$ without smoothing is the share of each action among those that follow a state in
+the data; a test compares the two.
+
+| symbol | argument | shape or range |
+|---|---|---|
+| | `batch_size` | episodes a minibatch, on average |
+| $p$ | `top` | (0, 1]; 1 keeps all |
+| | `min_return` | None, or units of reward |
+| $\epsilon$ | `label_smoothing` | [0, 1) |
+| | `weight_decay` | at least 0, AdamW's |
+| | `held_out` | [0, 1), share of the episodes to measure the loss on |
+| $s_k$ | `OfflineBatch.columns` | (B, T), with a mask |
+| $u_k$ | `OfflineBatch.actions` | (B, T) |
+
+**Pseudo-code**, as in `train_step`:
+
+```
+keep the best episodes; set some aside
+repeat, for each minibatch of episodes:
+    log pi <- one forward pass a sequence, read before each action
+    step on L
+```
+
+**Deviations.** Minibatches hold nearly the same number of actions, not of episodes, so that every
+action of the data weighs the same although each minibatch is averaged. Dropout is off, as
+everywhere here: one policy is trained, sampled and scored.
+
+**Metrics**: `train/loss` (nats a token), `train/grad_norm`, `train/held_out_loss` (with
+`held_out`), `train/learning_rate`, `train/n_updates`; `time/epochs`, `time/fps` (action tokens a
+second), `time/time_elapsed`, `time/total_timesteps`.
+
+**Warm start**: `PPO("CausalLMPolicy", env, policy_kwargs={"model": bc.policy.actor.lm})` goes on
+with the same weights, in place; after `bc.save("bc")`, `{"model": "bc"}` starts from a copy.
+
+**References**: Pomerleau 1991 (behaviour cloning); Chen et al. 2021 (%BC), arXiv 2106.01345; Snell
+et al. 2022 (both as baselines of ILQL), 2206.11871.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.type_aliases import Schedule
+from torch import Tensor
+
+from agents.base import require
+from agents.functional_bc import smoothed_log_probs
+from agents.offline import OfflineAlgorithm
+from agents.offline_batches import OfflineBatch
+from agents.policies import CausalLMPolicy
+from text_envs.datasets import EpisodeDataset
+
+__all__ = ["BC"]
+
+
+class BC(OfflineAlgorithm):
+    """Behaviour cloning; see the module's card for equations and symbols.
+
+    ```python
+    data = text_envs.datasets.collect("text_envs/Maze-v0", "expert", 1000)
+    agent = BC("CausalLMPolicy", dataset=data, policy_kwargs={"model": "scratch"})
+    agent.learn(n_epochs=5, progress_bar=True)
+    ```
+
+    Args:
+        policy: `"CausalLMPolicy"` or a subclass of it.
+        env: an environment id, a Gymnasium environment, a `TokenVectorEnv` or a `VecEnv`.
+        dataset: an `EpisodeDataset`, or what `text_envs.datasets.load` reads; None only to predict.
+        learning_rate: a number, or a function of the remaining progress. The default suits small
+            models; a pretrained GPT-2 wants about a tenth of it.
+        batch_size: episodes a minibatch, on average.
+        top: share of the episodes to keep, by return.
+        min_return: lowest return to keep; None for any.
+        label_smoothing: weight of the uniform distribution in the targets.
+        weight_decay: of AdamW.
+        held_out: share of the episodes to set aside and measure the loss on, at each record.
+        max_grad_norm: gradients are scaled down to this norm.
+        include_prefix: also learn from what a guide wrote in the agent's place.
+        num_envs: environments to make if `env` is an id; None for 16.
+        stats_window_size: Stable-Baselines3's; not used.
+        tensorboard_log: folder for TensorBoard, or None.
+        policy_kwargs: arguments of the policy; `{"model": "reviews"}` by default, `"scratch"` for a
+            small untrained model of the environment's words.
+        verbose: 1 prints the metrics.
+        seed: of torch, numpy, Python, the environments and the order of the data.
+        device: "auto", "cpu", "cuda".
+
+    Raises:
+        ValueError: an argument that cannot work, with what is accepted.
+        DatasetError: no episode is left, or the data are of another environment.
+    """
+
+    def __init__(
+        self,
+        policy: str | type[CausalLMPolicy],
+        env: Any = None,
+        *,
+        dataset: Any = None,
+        learning_rate: float | Schedule = 1e-3,
+        batch_size: int = 64,
+        top: float = 1.0,
+        min_return: float | None = None,
+        label_smoothing: float = 0.0,
+        weight_decay: float = 0.01,
+        held_out: float = 0.0,
+        max_grad_norm: float = 1.0,
+        include_prefix: bool = False,
+        num_envs: int | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | os.PathLike[str] | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        require("top", top, 0 < top <= 1, "above 0 and at most 1")
+        require("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "in [0, 1)")
+        require("weight_decay", weight_decay, weight_decay >= 0, "at least 0")
+        require("held_out", held_out, 0 <= held_out < 1, "in [0, 1)")
+        self.top, self.min_return = top, min_return
+        self.label_smoothing, self.weight_decay = label_smoothing, weight_decay
+        self.held_out, self.held_out_data = held_out, None
+        super().__init__(
+            policy,
+            env,
+            dataset=dataset,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            max_grad_norm=max_grad_norm,
+            include_prefix=include_prefix,
+            num_envs=num_envs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=with_weight_decay(policy_kwargs, weight_decay),
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=_init_setup_model,
+        )
+
+    held_out_data: OfflineBatch | None
+
+    def prepare(self, dataset: EpisodeDataset) -> EpisodeDataset:
+        """Return the best episodes but those set aside, which go to `held_out_data`."""
+        kept = dataset.filter(min_return=self.min_return, top=self.top)
+        count = round(self.held_out * len(kept))
+        if not self.held_out:
+            return kept
+        if not 0 < count < len(kept):
+            raise ValueError(
+                f"held_out={self.held_out} of {len(kept)} episodes sets {count} aside and leaves "
+                f"{len(kept) - count} to learn from; both must be at least 1"
+            )
+        # From a fixed seed: a resumed run must set the same episodes aside.
+        order = np.random.default_rng(0).permutation(len(kept))
+        self.held_out_data = self.as_batch(kept.select(np.sort(order[:count])))
+        return kept.select(np.sort(order[count:]))
+
+    def train_step(self, batch: OfflineBatch) -> dict[str, Tensor]:
+        """Take one step of the optimiser on the cross-entropy of a minibatch."""
+        loss = -self.log_probs(batch).mean()
+        return {"grad_norm": self.optimize(loss), "loss": loss}
+
+    def log_probs(self, batch: OfflineBatch) -> Tensor:
+        """Return log-probabilities `(M,)` of the actions, smoothed if so asked for."""
+        actor, actions = self.policy.actor, batch.actions[batch.mask]
+        hidden = self.hidden(batch)
+        if self.label_smoothing > 0:
+            return smoothed_log_probs(actor.logits(hidden), actions, self.label_smoothing)
+        return actor.log_probs(hidden, actions)[0]
+
+    def hidden(self, batch: OfflineBatch) -> Tensor:
+        """Return hidden states `(M, d)` of the states in which the agent acted."""
+        return self.policy.actor.encode(batch.tokens, batch.columns, batch.mask)
+
+    @torch.no_grad()
+    def loss_on(self, data: OfflineBatch) -> float:
+        """Return the mean cross-entropy over all actions of `data`, nats a token."""
+        total = 0.0
+        for index in data.lengths.argsort().split(self.batch_size):
+            batch = data.select(index).to(self.device)
+            total -= self.log_probs(batch).double().sum().item()
+        return total / data.num_steps
+
+    def _record(self, means: dict[str, float]) -> None:
+        if self.held_out_data is not None:
+            means = means | {"held_out_loss": self.loss_on(self.held_out_data)}
+        super()._record(means)
+
+
+def with_weight_decay(policy_kwargs: dict[str, Any] | None, weight_decay: float) -> dict[str, Any]:
+    """Return arguments of a policy that is optimised by AdamW, unless they name an optimiser."""
+    given = dict(policy_kwargs or {})
+    if given.setdefault("optimizer_class", torch.optim.AdamW) is torch.optim.AdamW:
+        given["optimizer_kwargs"] = {
+            **(given.get("optimizer_kwargs") or {}),
+            "weight_decay": weight_decay,
+        }
+    return given

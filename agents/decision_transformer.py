@@ -1,0 +1,169 @@
+r"""Return-conditioned cloning of recorded texts: a Decision Transformer (Chen et al., 2021).
+
+**Idea.** Tell the model, in front of each text, which return that text went on to earn, and clone
+it. Then ask for a high return: what the model writes is what texts of a high return look like.
+No value is learnt; what stands in the data as a good whole is repeated, but the good halves of two
+texts are not put together.
+
+**Equations**
+
+- levels $c_1 < \dots < c_K$ of the returns in the data: `return_conditioned.return_levels`;
+  $c(R)$ is the one nearest to $R$: `ReturnConditionedPolicy.levels`
+- $L = -\frac{1}{M} \sum_k \log \pi(u_k | c(R), s_k)$ with $R = \sum_k r_k$ of the text to which
+  $u_k$ belongs: `ReturnConditionedPolicy.encode_given`, then as in `agents.bc`
+- acting: $\pi(\cdot | c(R^*), s)$, with $R^*$ the wanted return
+
+| symbol | argument | shape or range |
+|---|---|---|
+| $K$ | `levels` | at least 1 |
+| $R^*$ | `target_return` | units of reward; None: the highest level |
+| $\epsilon$ | `label_smoothing` | [0, 1) |
+| | `weight_decay`, `held_out`, `batch_size` | as in `agents.bc` |
+| $R$ | `OfflineBatch.returns` | (B,) |
+
+**Pseudo-code**, as in `train_step`:
+
+```
+append K tokens to the vocabulary of the model
+repeat, for each minibatch of episodes:
+    log pi <- one forward pass a sequence, after a token for its level of return
+    step on the mean of -log pi
+```
+
+**Deviations** from the paper: one token for the return of the whole episode, as in the baseline of
+the ILQL paper, instead of the return still to come before each step; a level is a token, learnt,
+instead of a projection of the number. There is no context window: a text fits into the model.
+
+**Metrics**: `train/loss` (nats a token), `train/grad_norm`, `train/held_out_loss` (with
+`held_out`), `train/learning_rate`, `train/n_updates`; `time/epochs`, `time/fps` (action tokens a
+second), `time/time_elapsed`, `time/total_timesteps`.
+
+**References**: Chen et al. 2021, arXiv 2106.01345; Snell et al. 2022 (as a baseline of ILQL),
+2206.11871.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, ClassVar, cast
+
+import torch
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import Schedule
+from torch import Tensor
+
+from agents.base import require
+from agents.bc import BC
+from agents.offline_batches import OfflineBatch
+from agents.policies import CausalLMPolicy
+from agents.return_conditioned import ReturnConditionedPolicy, return_levels
+from text_envs import datasets
+
+__all__ = ["DecisionTransformer"]
+
+
+class DecisionTransformer(BC):
+    """Return-conditioned behaviour cloning; see the module's card for equations and symbols.
+
+    ```python
+    data = text_envs.datasets.collect("text_envs/Maze-v0", "mixed", 1000)
+    agent = DecisionTransformer("CausalLMPolicy", dataset=data, policy_kwargs={"model": "scratch"})
+    agent.learn(n_epochs=5)
+    agent.policy.target_return = -10.0
+    ```
+
+    Args:
+        policy: `"CausalLMPolicy"`, which is then a `ReturnConditionedPolicy`, or a subclass of it.
+        env: an environment id, a Gymnasium environment, a `TokenVectorEnv` or a `VecEnv`.
+        dataset: an `EpisodeDataset`, or what `text_envs.datasets.load` reads; None only to predict.
+        learning_rate: a number, or a function of the remaining progress.
+        batch_size: episodes a minibatch, on average.
+        levels: levels of return that are told apart, at most.
+        target_return: what `predict` plays for; the nearest level counts. None for the highest.
+        label_smoothing: weight of the uniform distribution in the targets.
+        weight_decay: of AdamW.
+        held_out: share of the episodes to set aside and measure the loss on, at each record.
+        max_grad_norm: gradients are scaled down to this norm.
+        include_prefix: also learn from what a guide wrote in the agent's place.
+        num_envs: environments to make if `env` is an id; None for 16.
+        stats_window_size: Stable-Baselines3's; not used.
+        tensorboard_log: folder for TensorBoard, or None.
+        policy_kwargs: arguments of the policy.
+        verbose: 1 prints the metrics.
+        seed: of torch, numpy, Python, the environments and the order of the data.
+        device: "auto", "cpu", "cuda".
+
+    Raises:
+        ValueError: an argument that cannot work, with what is accepted.
+        DatasetError: the data are of another environment.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "CausalLMPolicy": ReturnConditionedPolicy,
+        "ReturnConditionedPolicy": ReturnConditionedPolicy,
+    }
+
+    def __init__(
+        self,
+        policy: str | type[CausalLMPolicy],
+        env: Any = None,
+        *,
+        dataset: Any = None,
+        learning_rate: float | Schedule = 1e-3,
+        batch_size: int = 64,
+        levels: int = 16,
+        target_return: float | None = None,
+        label_smoothing: float = 0.0,
+        weight_decay: float = 0.01,
+        held_out: float = 0.0,
+        max_grad_norm: float = 1.0,
+        include_prefix: bool = False,
+        num_envs: int | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | os.PathLike[str] | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        require("levels", levels, levels >= 1, "at least 1")
+        self.levels = levels
+        dataset = None if dataset is None else datasets.load(dataset)
+        policy_kwargs = dict(policy_kwargs or {})
+        if "returns" not in policy_kwargs:
+            if dataset is None:
+                raise ValueError("DecisionTransformer needs dataset: it says which returns exist")
+            policy_kwargs["returns"] = return_levels(dataset.returns, levels).tolist()
+        if target_return is not None:
+            policy_kwargs["target_return"] = target_return
+        super().__init__(
+            policy,
+            env,
+            dataset=dataset,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            label_smoothing=label_smoothing,
+            weight_decay=weight_decay,
+            held_out=held_out,
+            max_grad_norm=max_grad_norm,
+            include_prefix=include_prefix,
+            num_envs=num_envs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=_init_setup_model,
+        )
+
+    @property
+    def target_return(self) -> float:
+        """The return that `predict` plays for."""
+        return cast(ReturnConditionedPolicy, self.policy).target_return
+
+    def hidden(self, batch: OfflineBatch) -> Tensor:
+        """Return hidden states `(M, d)` of the states of texts that were told their returns."""
+        policy = cast(ReturnConditionedPolicy, self.policy)
+        return policy.encode_given(batch.tokens, batch.columns, batch.mask, batch.returns)

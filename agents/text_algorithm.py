@@ -1,0 +1,91 @@
+"""What every algorithm here does in a way of its own: callbacks with a token bar, plain files.
+
+Saving writes safetensors and JSON where Stable-Baselines3 would pickle.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import MaybeCallback
+
+from agents.policies import CausalLMPolicy
+from agents.saving import load_algorithm, save_algorithm, set_parameters
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["TextAlgorithm"]
+
+
+class TextAlgorithm(BaseAlgorithm):
+    """A Stable-Baselines3 algorithm over a `CausalLMPolicy`, saved without pickle.
+
+    A subclass sets `progress_bar` to the callback that draws its bar.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"CausalLMPolicy": CausalLMPolicy}
+    progress_bar: ClassVar[type[BaseCallback]]
+    pending: dict[str, Any] | None  # a checkpoint's state, until training goes on
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        """Return the callbacks as one; the progress bar counts tokens."""
+        if isinstance(callback, list):
+            callback = CallbackList(callback)
+        if not isinstance(callback, BaseCallback):
+            callback = ConvertCallback(callback)
+        if progress_bar:
+            callback = CallbackList([callback, self.progress_bar()])
+        callback.init_callback(self)
+        return callback
+
+    def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
+        """Save weights, optimiser, reference, counters, generators, and environment or data order.
+
+        Args:
+            path: a folder, or a file ending in `.zip`. It is replaced at once, never half.
+            exclude: Stable-Baselines3's; not used.
+            include: Stable-Baselines3's; not used.
+        """
+        save_algorithm(self, path)
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls, path: Any, env: Any = None, device: torch.device | str = "auto", **kwargs: Any
+    ) -> Self:
+        """Return a saved algorithm.
+
+        `learn(..., reset_num_timesteps=False)` then continues exactly as the saved run would have,
+        if it was saved between two iterations and the environment offers `get_state`; or, of an
+        algorithm that learns offline, if it gets the same `dataset`.
+
+        Args:
+            path: a folder or a `.zip` that `save` wrote.
+            env: an environment like the one trained on; None if only predictions are wanted.
+            device: where to put it.
+            **kwargs: arguments to use instead of the saved ones; a `dataset` is never saved.
+
+        Raises:
+            CheckpointError: a file is truncated, altered or of something else; it is named.
+            FileNotFoundError: there is nothing at `path`.
+        """
+        return cast("Self", load_algorithm(cls, path, env, device, **kwargs))
+
+    def set_parameters(
+        self, load_path_or_dict: Any, exact_match: bool = True, device: Any = "auto"
+    ) -> None:
+        """Take over weights and optimiser state from a checkpoint or from `get_parameters()`.
+
+        Args:
+            load_path_or_dict: path of a checkpoint, or nested state dictionaries.
+            exact_match: ask for everything; otherwise take what is there.
+            device: Stable-Baselines3's; not used.
+        """
+        if isinstance(load_path_or_dict, dict):
+            super().set_parameters(load_path_or_dict, exact_match, device)
+        else:
+            set_parameters(self, load_path_or_dict, exact_match)

@@ -1,0 +1,91 @@
+"""A small causal language model, untrained, with exactly the words and columns of a task.
+
+The bundled model knows the words of film reviews. A game of its own words (Wordle, the maze) wants
+a model of its own, and a small one learns it from demonstrations in minutes on a laptop.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from text_envs.datasets.facts import task_of
+
+__all__ = ["make_lm"]
+
+
+def make_lm(
+    source: Any,
+    columns: int | None = None,
+    *,
+    layers: int = 2,
+    width: int = 64,
+    heads: int = 2,
+    seed: int = 0,
+) -> GPT2LMHeadModel:
+    """Return a GPT-2 with random weights for a task, without dropout and in evaluation mode.
+
+    Input and output embeddings are tied, as in GPT-2.
+
+    Args:
+        source: an environment of text_envs (an id, or of any face), a task, or a tokenizer.
+        columns: positions of the model; None for the columns of an observation, which a tokenizer
+            does not know.
+        layers: transformer blocks.
+        width: of the hidden states, a multiple of `heads`.
+        heads: attention heads.
+        seed: of the weights; torch's own generator is left as it was.
+
+    Raises:
+        ValueError: a size is below 1, `width` is no multiple of `heads`, or `columns` is unknown.
+        TypeError: `source` is of another kind.
+
+    >>> from text_envs.tasks.toy import Toy
+    >>> lm = make_lm(Toy(), width=8)
+    >>> lm.config.vocab_size, lm.config.n_positions
+    (6, 4)
+    """
+    tokenizer, known = _facts(source)
+    columns = known if columns is None else columns
+    if columns is None:
+        raise ValueError("a tokenizer does not say how long texts are; pass columns=...")
+    sizes = {"columns": columns, "layers": layers, "width": width, "heads": heads}
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if width % heads:
+        raise ValueError(f"width must be a multiple of heads={heads}, got {width}")
+    config = GPT2Config(
+        vocab_size=int(tokenizer.vocab_size),
+        n_positions=columns,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        activation_function="gelu_pytorch_tanh",
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=tokenizer.bos_id,
+        eos_token_id=tokenizer.eos_id,
+        pad_token_id=tokenizer.pad_id,
+    )
+    config._attn_implementation = "sdpa"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        lm = GPT2LMHeadModel(config)
+    lm.eval()
+    return lm
+
+
+def _facts(source: Any) -> tuple[Any, int | None]:
+    """Return the tokenizer and the number of columns, or None where these are unknown."""
+    if _is_tokenizer(source):
+        return source, None
+    task = task_of(source)
+    return task.tokenizer, int(task.prompt_length + task.max_tokens)
+
+
+def _is_tokenizer(value: Any) -> bool:
+    return all(hasattr(value, name) for name in ("vocab_size", "eos_id", "pad_id", "encode"))
