@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("env", "rollout", "update", "memory", "wordle")
+PARTS = ("env", "rollout", "update", "control", "memory", "wordle")
 
 
 def run_env(args: argparse.Namespace) -> dict[str, Any]:
@@ -43,6 +43,14 @@ def run_update(args: argparse.Namespace) -> dict[str, Any]:
     from benchmarks import update
 
     rows = update.measure(args.quick, args.seed, args.threads)
+    return {"threads": args.threads, "rows": [row.as_dict() for row in rows]}
+
+
+def run_control(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the part `control`."""
+    from benchmarks import control
+
+    rows = control.measure(args.quick, args.seed, args.threads)
     return {"threads": args.threads, "rows": [row.as_dict() for row in rows]}
 
 
@@ -71,6 +79,7 @@ RUNS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "env": run_env,
     "rollout": run_rollout,
     "update": run_update,
+    "control": run_control,
     "memory": run_memory,
     "wordle": run_wordle,
     "peers": run_peers,
