@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from text_envs.errors import RewardModelError
 from text_envs.types import EpisodeBatch
 
-__all__ = ["RewardModel", "Scored", "describe", "score", "score_with_details"]
+if TYPE_CHECKING:
+    from text_envs.tasks.base import Task
+
+__all__ = ["RewardModel", "Scored", "bind", "describe", "score", "score_with_details"]
 
 # Returns (B,), or (B, K) with one column per name in the model's `components` attribute, or
 # either of them within a `Scored`.
@@ -32,10 +35,27 @@ class Scored:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
+def label(model: RewardModel) -> str:
+    """Return the name of a reward model, by which details of its rewards are called."""
+    name = getattr(model, "name", None) or getattr(model, "__name__", None)
+    return name if isinstance(name, str) else type(model).__name__
+
+
 def describe(model: RewardModel) -> str:
     """Return the name by which messages speak of a reward model."""
-    name = getattr(model, "name", None) or getattr(model, "__name__", None)
-    return repr(name) if isinstance(name, str) else type(model).__name__
+    name = label(model)
+    return name if name == type(model).__name__ else repr(name)
+
+
+def bind(model: RewardModel, task: Task) -> None:
+    """Show a reward model the task whose texts it will score, if it has a method `bind(task)`.
+
+    Raises:
+        ValueError: the model cannot score this task.
+    """
+    method = getattr(model, "bind", None)
+    if callable(method):
+        method(task)
 
 
 def score(model: RewardModel, episodes: EpisodeBatch) -> dict[str, NDArray[np.float64]]:
@@ -61,6 +81,8 @@ def score_with_details(
     """Call a reward model once and return its ledger and its details, see `score`."""
     try:
         returned = model(episodes)
+    except RewardModelError as error:  # of a model inside this one, which has been named already
+        raise RewardModelError(str(error), episodes) from error
     except Exception as error:
         raise RewardModelError(
             f"reward model {describe(model)} raised {type(error).__name__}: {error}, scoring "

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.rewards.base import RewardModel, describe, score
+from text_envs.rewards.base import RewardModel, Scored, bind, describe, score_with_details
 from text_envs.types import EpisodeBatch
+
+if TYPE_CHECKING:
+    from text_envs.tasks.base import Task
 
 __all__ = ["Constant", "Length", "WeightedSum"]
 
 
 class Constant:
-    """The same reward for every episode; useful for measuring everything except the reward."""
+    """The same reward for every episode; useful for measuring everything except the reward.
+
+    >>> from text_envs.rewards import resolve
+    >>> resolve("constant", value=0.5)
+    Constant(0.5)
+    """
 
     name = "constant"
 
@@ -32,11 +41,22 @@ class Constant:
         """Return `(B,)`."""
         return np.full(len(episodes), self.value)
 
+    def __repr__(self) -> str:
+        return f"Constant({self.value})"
+
 
 class Length:
     """Tokens written, end of text not counted; or the distance to a target length.
 
     Without `target` the reward is `scale * n`; with it, `-scale * |n - target|`.
+
+    >>> import gymnasium as gym, text_envs
+    >>> env = gym.make("text_envs/Toy-v0", reward="length", reward_kwargs={"target": 3})
+    >>> observation, info = env.reset(seed=0)
+    >>> for token in (0, 1, 2):  # two words and the end
+    ...     observation, reward, *_ = env.step(token)
+    >>> float(reward)
+    -1.0
     """
 
     name = "length"
@@ -58,9 +78,24 @@ class Length:
             return self.scale * lengths
         return -self.scale * np.abs(lengths - self.target)
 
+    def __repr__(self) -> str:
+        return f"Length(target={self.target}, scale={self.scale})"
+
 
 class WeightedSum:
-    """Several reward models at once; the ledger shows each weighted part under its name."""
+    """Several reward models at once; the ledger shows each weighted part under its name.
+
+    A part that is itself made of components counts as their sum; its components, and whatever
+    else it tells in its details, stand in the details as `part/name`, not weighted.
+
+    >>> import gymnasium as gym, text_envs
+    >>> env = gym.make("text_envs/Toy-v0", reward={"length": 2.0, "constant": -1.0})
+    >>> observation, info = env.reset(seed=0)
+    >>> for token in (0, 1, 2):
+    ...     observation, reward, *_, info = env.step(token)
+    >>> float(reward), info["reward_terms"]
+    (3.0, {'length': 4.0, 'constant': -1.0})
+    """
 
     def __init__(self, parts: Mapping[str, tuple[float, RewardModel]]) -> None:
         """Name and weigh the parts.
@@ -80,10 +115,20 @@ class WeightedSum:
         self.components = tuple(self.parts)
         self.name = " + ".join(f"{w:g} {describe(m)}" for w, m in self.parts.values())
 
-    def __call__(self, episodes: EpisodeBatch) -> NDArray[np.float64]:
+    def bind(self, task: Task) -> None:
+        """Show every part the task."""
+        for _, model in self.parts.values():
+            bind(model, task)
+
+    def __call__(self, episodes: EpisodeBatch) -> Scored:
         """Return `(B, K)`, one weighted column a part."""
-        columns = [
-            weight * sum(score(model, episodes).values(), start=np.zeros(len(episodes)))
-            for weight, model in self.parts.values()
-        ]
-        return np.stack(columns, axis=1)
+        columns, details = [], {}
+        for part, (weight, model) in self.parts.items():
+            ledger, told = score_with_details(model, episodes)
+            columns.append(weight * sum(ledger.values(), start=np.zeros(len(episodes))))
+            parts = told if list(ledger) == ["task"] else {**told, **ledger}
+            details.update({f"{part}/{name}": column for name, column in parts.items()})
+        return Scored(np.stack(columns, axis=1), details)
+
+    def __repr__(self) -> str:
+        return f"WeightedSum({self.parts!r})"

@@ -55,6 +55,12 @@ class _Vector:
 class CiderD:
     """CIDEr-D of each text with its example's references, from 0 to 10.
 
+    >>> cider = CiderD([["the dog runs"], ["the cat runs"]])
+    >>> cider.score_texts(["the dog runs"], [["the dog runs"]])  # 4-grams do not exist here
+    array([7.5])
+    >>> CiderD()  # the training references of ConceptsToSentence-v0
+    CiderD(2048 training documents)
+
     Args:
         training_references: the references of each training document; default those of the
             training split of `ConceptsToSentence-v0`.

@@ -18,6 +18,10 @@ class Vader:
     The lexicon was rated by people and shares no weights with the learned sentiment reward: when
     the reward rises and this score does not, the reward is being exploited.
 
+    >>> from text_envs.rewards import resolve
+    >>> resolve("vader").score_texts(["a wonderful film", "a dull mess"])
+    array([ 0.5719, -0.6369])
+
     References:
         C. Hutto and E. Gilbert, "VADER: A parsimonious rule-based model for sentiment analysis of
         social media text", ICWSM 2014. Package vaderSentiment (MIT).

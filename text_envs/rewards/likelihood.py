@@ -30,7 +30,19 @@ _DECIMALS = 9
 
 
 class Likelihood:
-    """Mean log-likelihood per token of what the agent wrote, in nats; at most 0."""
+    """Mean log-likelihood per token of what the agent wrote, in nats; at most 0.
+
+    >>> import gymnasium as gym, text_envs
+    >>> env = gym.make("text_envs/Reviews-v0", reward="likelihood", max_tokens=3)
+    >>> rewards = []
+    >>> for text in ("a film .", "film a ."):
+    ...     observation, info = env.reset(seed=0, options={"index": 0})
+    ...     for token in env.unwrapped.tokenizer.encode(text):
+    ...         observation, reward, *_ = env.step(token)
+    ...     rewards.append(float(reward))
+    >>> 0 > rewards[0] > rewards[1]
+    True
+    """
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,13 @@ class Coverage:
     """Share of the concepts that the text uses in any inflection, equal Porter stems counting.
 
     The concepts are `example.metadata["concepts"]`.
+
+    >>> import gymnasium as gym, text_envs
+    >>> env = gym.make("text_envs/ConceptsToSentence-v0", reward="coverage")
+    >>> observation, info = env.reset(seed=0)
+    >>> _, reward, *_ = env.step(env.unwrapped.tokenizer.eos_id)  # nothing said, nothing covered
+    >>> float(reward)
+    0.0
     """
 
     name = "coverage"
@@ -80,6 +88,9 @@ class Bleu:
 
     Orders longer than the text are left out ("effective order").
 
+    >>> Bleu().score_texts(["the cat sat"], [["the cat sat", "a cat sat down"]]).round(6)
+    array([1.])
+
     Raises:
         ImportError: sacrebleu is missing.
     """
@@ -99,13 +110,22 @@ class Bleu:
 
     def __call__(self, episodes: EpisodeBatch) -> NDArray[np.float64]:
         """Return the scores, `(B,)`."""
-        pairs = zip(episodes.texts, references(episodes), strict=True)
+        return self.score_texts(episodes.texts, references(episodes))
+
+    def score_texts(
+        self, texts: Sequence[str], of_each: Sequence[Sequence[str]]
+    ) -> NDArray[np.float64]:
+        """Return the score of each text with its own references, `(B,)`."""
+        pairs = zip(texts, of_each, strict=True)
         scores = [self._metric.sentence_score(text, list(refs)).score for text, refs in pairs]
         return np.array(scores) / 100
 
 
 class Rouge:
     """ROUGE F1 with the best of the references, from 0 to 1, by the package rouge-score.
+
+    >>> Rouge("rougeL").score_texts(["the cat sat"], [["the cat lay down"]]).round(6)  # 2 * 2 / 7
+    array([0.571429])
 
     Args:
         kind: "rouge1", "rouge2" or "rougeL".
@@ -133,6 +153,12 @@ class Rouge:
 
     def __call__(self, episodes: EpisodeBatch) -> NDArray[np.float64]:
         """Return the scores, `(B,)`."""
-        pairs = zip(episodes.texts, references(episodes), strict=True)
+        return self.score_texts(episodes.texts, references(episodes))
+
+    def score_texts(
+        self, texts: Sequence[str], of_each: Sequence[Sequence[str]]
+    ) -> NDArray[np.float64]:
+        """Return the score of each text with its own references, `(B,)`."""
+        pairs = zip(texts, of_each, strict=True)
         scores = [self._scorer.score_multi(refs, text)[self.kind].fmeasure for text, refs in pairs]
         return np.array(scores)

@@ -147,6 +147,11 @@ class Preference:
 
     With the words of `Summarization-v0` it works on ids; with any other tokenizer on the words
     of the texts, unknown ones counting as rare.
+
+    >>> post = "my dog ran away in the park and a neighbour brought him back ."
+    >>> good, bad = Preference().score_texts([post] * 2, ["my dog ran away in the park .", "?"])
+    >>> bool(good > bad)
+    True
     """
 
     name = "preference"

@@ -1,10 +1,28 @@
-"""From what a user writes (a name, `hf:<model>`, `module:function`, weights) to a reward model."""
+"""From what a user writes (a name, `hf:<model>`, `module:function`, weights) to a reward model.
+
+| form | stands for |
+|---|---|
+| a callable on an `EpisodeBatch` | itself |
+| `"sentiment"` | a built-in name, see `NAMES` |
+| `"hf:<folder or Hub name>"` | a sequence-classification or scalar reward model |
+| `"hf-preference:<folder or Hub name>"` | a preference over another text, scalar or pairwise head |
+| `"module:attribute"` | a callable, or a class of callables, of your own |
+| `{"reward": form, "reward_kwargs": {...}}` | a name with arguments, where forms are nested |
+| `{form: weight}`, `{part: [weight, form]}` | a weighted sum |
+
+All but callables are plain JSON.
+
+>>> resolve({"length": 1.0, "short": [-0.5, {"reward": "length", "reward_kwargs": {"target": 3}}]})
+WeightedSum({'length': (1.0, Length(target=None, scale=1.0)), \
+'short': (-0.5, Length(target=3, scale=1.0))})
+"""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from text_envs.errors import suggest
@@ -27,32 +45,48 @@ def _lazy(module: str, name: str) -> Callable[..., RewardModel]:
 
 
 NAMES: dict[str, Callable[..., RewardModel]] = {
+    "bertscore": _lazy("similarity", "BertScore"),
     "bleu": _lazy("overlap", "Bleu"),
+    "cache": _lazy("cache", "Cache"),
+    "calibrated": _lazy("calibrated", "Calibrated"),
     "ciderd": _lazy("ciderd", "CiderD"),
+    "clip": _lazy("decorators", "Clip"),
     "constant": Constant,
     "coverage": _lazy("overlap", "Coverage"),
+    "distinct": _lazy("diversity", "Distinct"),
+    "embedding": _lazy("similarity", "EmbeddingSimilarity"),
+    "exact_match": _lazy("matching", "ExactMatch"),
+    "judge": _lazy("judge", "Judge"),
+    "ledger": _lazy("decorators", "Ledger"),
     "length": Length,
+    "likelihood": _lazy("likelihood", "Likelihood"),
+    "meteor": _lazy("meteor", "Meteor"),
     "preference": _lazy("preference", "Preference"),
+    "regex": _lazy("matching", "Regex"),
+    "remote": _lazy("remote", "Remote"),
+    "repetition": _lazy("diversity", "Repetition"),
     "rouge": _lazy("overlap", "Rouge"),
+    "scale": _lazy("decorators", "Scale"),
     "sentiment": _lazy("sentiment", "Sentiment"),
     "toxicity": _lazy("toxicity", "Toxicity"),
     "upvotes": _lazy("upvotes", "Upvotes"),
     "vader": _lazy("lexicon", "Vader"),
 }
-_classifier = _lazy("hf", "SequenceClassifier")
+_PREFIXES: dict[str, Callable[..., RewardModel]] = {
+    "hf": _lazy("hf", "SequenceClassifier"),
+    "hf-preference": _lazy("hf_preference", "PreferenceModel"),
+}
 
 
 def resolve(spec: Any, **kwargs: Any) -> RewardModel:
     """Return the reward model that `spec` stands for.
 
     Args:
-        spec: a callable on an `EpisodeBatch`; a built-in name; `"hf:<local path or Hub name>"`
-            for any sequence-classification model; `"module:attribute"` for a callable, or a
-            class of callables, of your own; or a mapping `{spec: weight}` for a weighted sum.
+        spec: a form of the table above.
         **kwargs: arguments of the named reward model, for example `device="cuda"`.
 
     Raises:
-        ValueError: an unknown name, with the nearest one.
+        ValueError: an unknown name, with the nearest one; or a mapping of another form.
         TypeError: something that is none of the above, or arguments where none are taken.
     """
     if isinstance(spec, str):
@@ -62,29 +96,50 @@ def resolve(spec: Any, **kwargs: Any) -> RewardModel:
             f"reward arguments {sorted(kwargs)} go with a reward given by name, got {spec!r}"
         )
     if isinstance(spec, Mapping):
-        return WeightedSum({str(name): (weight, resolve(name)) for name, weight in spec.items()})
+        return _by_mapping(spec)
     if inspect.isclass(spec):
         raise TypeError(f"reward must be an instance, got the class {spec.__name__}; call it first")
     if callable(spec):
         model: RewardModel = spec
         return model
     raise TypeError(
-        "reward must be a callable, a name, 'hf:<model>', 'module:attribute' or a mapping of "
-        f"names to weights; got {type(spec).__name__} {spec!r}"
+        "reward must be a callable, a name, 'hf:<model>', 'hf-preference:<model>', "
+        f"'module:attribute' or a mapping of names to weights; got {type(spec).__name__} {spec!r}"
     )
+
+
+def _by_mapping(spec: Mapping[Any, Any]) -> RewardModel:
+    if "reward" in spec:
+        unknown = sorted(map(str, set(spec) - {"reward", "reward_kwargs"}))
+        if unknown:
+            raise ValueError(
+                f"a nested reward has the keys 'reward' and 'reward_kwargs', got also {unknown}"
+            )
+        return resolve(spec["reward"], **dict(spec.get("reward_kwargs") or {}))
+    parts = {}
+    for name, entry in spec.items():
+        pair = isinstance(entry, Sequence) and not isinstance(entry, str) and len(entry) == 2
+        weight, inner = entry if pair else (entry, name)
+        if isinstance(weight, bool) or not isinstance(weight, Real):
+            raise ValueError(
+                f"reward {name!r} of a weighted sum needs a weight or [weight, reward], "
+                f"got {entry!r}"
+            )
+        parts[str(name)] = (float(weight), resolve(inner))
+    return WeightedSum(parts)
 
 
 def _by_name(spec: str, kwargs: dict[str, Any]) -> RewardModel:
     if spec in NAMES:
         return NAMES[spec](**kwargs)
     kind, colon, rest = spec.partition(":")
-    if colon and kind == "hf":
-        return _classifier(rest, **kwargs)
+    if colon and kind in _PREFIXES:
+        return _PREFIXES[kind](rest, **kwargs)
     if colon:
         return _imported(kind, rest, kwargs)
     raise ValueError(
         f"unknown reward {spec!r}.{suggest(spec, NAMES)} "
-        "Also accepted: 'hf:<model>' and 'module:attribute'."
+        "Also accepted: 'hf:<model>', 'hf-preference:<model>' and 'module:attribute'."
     )
 
 
@@ -93,7 +148,8 @@ def _imported(module_name: str, attribute: str, kwargs: dict[str, Any]) -> Rewar
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise ValueError(
-            f"reward '{module_name}:{attribute}': cannot import module {module_name!r} ({error})"
+            f"reward '{module_name}:{attribute}': cannot import module {module_name!r} ({error})."
+            f"{suggest(module_name, _PREFIXES)} Also accepted: any module that can be imported."
         ) from error
     if not hasattr(module, attribute):
         public = [name for name in vars(module) if not name.startswith("_")]

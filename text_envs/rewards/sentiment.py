@@ -42,6 +42,10 @@ class Sentiment:
     first. Words outside the vocabulary, end and padding weigh nothing, so a text without any known
     word gets the bias alone.
 
+    >>> model = Sentiment(output="signed")
+    >>> model.score_texts(["a warm and moving film", "a dull mess"]).round(2)
+    array([ 0.83, -0.9 ])
+
     Args:
         output: `"probability"` of a favourable review, in (0, 1); its `"logit"`, unbounded; or
             `"signed"`, twice the probability less one, in (-1, 1).

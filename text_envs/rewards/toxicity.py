@@ -45,6 +45,13 @@ def grade(probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
 class Toxicity:
     """0 for a decent comment, -5 for a borderline one, -10 for a rude one.
 
+    >>> import gymnasium as gym, text_envs
+    >>> env = gym.make("text_envs/Comments-v0", reward="toxicity")
+    >>> observation, info = env.reset(seed=0)
+    >>> _, reward, *_ = env.step(env.unwrapped.tokenizer.eos_id)  # nothing said, nothing rude
+    >>> float(reward)
+    0.0
+
     Args:
         backend: "bundled", a linear model of the classifier's verdicts on the suite's own
             comments, to which other words mean nothing; or "classifier", the classifier of the

@@ -55,6 +55,13 @@ def vote_features(
 class Upvotes:
     """+1 for a reply that is voted up, -1 for one that is voted down.
 
+    >>> import gymnasium as gym, text_envs
+    >>> env = gym.make("text_envs/Comments-v0", reward="upvotes")
+    >>> observation, info = env.reset(seed=0)
+    >>> _, reward, *_ = env.step(env.unwrapped.tokenizer.eos_id)
+    >>> float(reward)
+    -1.0
+
     Args:
         backend: "bundled", a linear model of votes on the suite's own comments; or "data": the
             sign of the recorded score where a text repeats a reply of the data word for word
