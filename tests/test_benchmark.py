@@ -27,8 +27,13 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return json.loads(out.read_text(encoding="utf-8"))
 
 
-def test_every_part_says_where_and_how_it_was_measured(results: Any) -> None:
-    assert set(results) == {"env", "rollout", "update", "memory", "wordle"}
+def test_every_part_says_where_and_how_it_was_measured(
+    results: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(os.fspath(EXAMPLES))
+    from benchmark import PARTS
+
+    assert set(results) == set(PARTS)
     for part in results.values():
         assert {"command", "seed", "machine", "threads"} <= set(part)
         assert part["machine"]["cores"] == os.cpu_count()
@@ -54,6 +59,10 @@ def test_every_part_says_where_and_how_it_was_measured(results: Any) -> None:
             },
         ),
         ("update", {("PPO.train", "bare pass"), ("PPO.train", "stock PPO.train")}),
+        (
+            "control",
+            {(ours, "plain LM training") for ours in ("DPG update", "RLOO update")},
+        ),
     ],
 )
 def test_every_comparison_is_there(results: Any, part: str, pairs: set[tuple[str, str]]) -> None:

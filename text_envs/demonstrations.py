@@ -11,8 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from text_envs.datasets.store import EpisodeDataset
+from text_envs.datasets.facts import describe
+from text_envs.datasets.store import EpisodeDataset, concatenate
 from text_envs.engine import TokenEngine
 from text_envs.errors import suggest
 from text_envs.playing import play_out
@@ -20,7 +22,7 @@ from text_envs.rewards import RewardModel, resolve
 from text_envs.tasks.base import Task
 from text_envs.types import Turns
 
-__all__ = ["demonstrate"]
+__all__ = ["Script", "demonstrate"]
 
 _MOST_ROWS = 256
 
@@ -53,56 +55,68 @@ def demonstrate(
         raise ValueError(f"unknown quality {quality!r}.{suggest(quality, task.qualities)}")
     chosen = task.reward if reward is None else reward
     model: RewardModel | None = None if chosen is None else resolve(chosen)
-    player = _Player(task, model, min(n, _MOST_ROWS), quality, seed)
-    batches = []
-    remaining = n
-    while remaining > 0:
-        batches.append(player.play(min(remaining, player.engine.num_envs)))
-        remaining -= len(batches[-1])
+    engine = TokenEngine(task, model, min(n, _MOST_ROWS))
+    script = Script(task, quality, seed, engine.num_envs)
+    for row in range(engine.num_envs):
+        engine.set_rng(row, np.random.default_rng([seed, row, 0]))
+    parts: list[EpisodeDataset] = []
+    while (left := n - sum(map(len, parts))) > 0:
+        parts.append(_play(engine, script, min(left, engine.num_envs)))
+    facts = describe(task, seed=seed, policy=quality)
+    return replace(concatenate(parts), metadata=facts)
+
+
+def _play(engine: TokenEngine, script: Script, count: int) -> EpisodeDataset:
+    """Play one episode in each of the first `count` rows."""
+    rows = engine.all_rows[:count]
+    engine.restart(rows)
+    script.begin(rows)
+    played = play_out(engine, rows, script, script.rngs[:count])
     return EpisodeDataset(
-        tokens=np.concatenate([batch.tokens for batch in batches]),
-        roles=np.concatenate([batch.roles for batch in batches]),
-        rewards=np.concatenate([batch.rewards for batch in batches]),
-        example_indices=np.concatenate([batch.example_indices for batch in batches]),
-        finish_reasons=tuple(reason for batch in batches for reason in batch.finish_reasons),
+        tokens=engine.tokens[rows].copy(),
+        roles=engine.roles(rows),
+        rewards=played.rewards,
+        example_indices=engine.example_index[rows].copy(),
+        finish_reasons=tuple(played.finish_reasons),
+        columns={"policy": np.array([script.qualities[row] for row in rows.tolist()])},
     )
 
 
-class _Player:
-    """Plays one batch of episodes after another on the rows of one engine."""
+class Script:
+    """A writer of whole turns: what the task scripts, or single random tokens.
 
-    def __init__(
-        self, task: Task, model: RewardModel | None, rows: int, quality: str, seed: int
-    ) -> None:
-        self.engine = TokenEngine(task, model, rows)
-        self.quality = quality
-        for row in range(rows):
-            self.engine.set_rng(row, np.random.default_rng([seed, row, 0]))
-        # The script has generators of its own: what it draws must not move the task's draws.
-        self.rngs = [np.random.default_rng([seed, row, 1]) for row in range(rows)]
+    Attributes:
+        qualities: `(N,)` what each row plays in its present episode.
+        rngs: `(N,)` generators of the script's own: what it draws must not move the task's draws.
+    """
 
-    def play(self, count: int) -> EpisodeDataset:
-        """Play one episode in each of the first `count` rows."""
-        engine = self.engine
-        rows = engine.all_rows[:count]
-        engine.restart(rows)
-        self.qualities = engine.task.draw_qualities(self.quality, self.rngs[:count])
-        played = play_out(engine, rows, self._write, self.rngs[:count])
-        return EpisodeDataset(
-            tokens=engine.tokens[rows].copy(),
-            roles=engine.roles(rows),
-            rewards=played.rewards,
-            example_indices=engine.example_index[rows].copy(),
-            finish_reasons=tuple(played.finish_reasons),
-        )
+    def __init__(self, task: Task, quality: str, seed: int, num_envs: int) -> None:
+        """Seed the script.
 
-    def _write(self, turns: Turns) -> Sequence[Sequence[int]]:
+        Args:
+            task: which scripts.
+            quality: one of the task's.
+            seed: of the script's draws.
+            num_envs: number of rows N.
+        """
+        self.task, self.quality = task, quality
+        self.qualities = [quality] * num_envs
+        self.rngs = [np.random.default_rng([seed, row, 1]) for row in range(num_envs)]
+        self._allowed = np.flatnonzero(~np.asarray(task.tokenizer.forbidden))
+
+    def begin(self, rows: NDArray[np.int64]) -> None:
+        """Draw what `rows` play in the episodes that they are starting."""
+        rngs = [self.rngs[row] for row in rows.tolist()]
+        drawn = self.task.draw_qualities(self.quality, rngs)
+        for row, quality in zip(rows.tolist(), drawn, strict=True):
+            self.qualities[row] = quality
+
+    def __call__(self, turns: Turns) -> Sequence[Sequence[int]]:
         """Write the task's script, or one random token."""
         rows = turns.rows.tolist()
         words: dict[int, Sequence[int]] = {}
-        allowed = np.flatnonzero(~np.asarray(self.engine.tokenizer.forbidden))
         for row in (row for row in rows if self.qualities[row] == "random"):
-            words[row] = [int(self.rngs[row].choice(allowed))]
+            words[row] = [int(self.rngs[row].choice(self._allowed))]
         scripted = np.array([i for i, row in enumerate(rows) if row not in words], dtype=np.int64)
         if len(scripted):
             chosen = replace(
@@ -115,6 +129,6 @@ class _Player:
                 rngs=[turns.rngs[i] for i in scripted.tolist()],
             )
             qualities = [self.qualities[row] for row in chosen.rows.tolist()]
-            written = self.engine.task.script(chosen, qualities)
+            written = self.task.script(chosen, qualities)
             words |= dict(zip(chosen.rows.tolist(), written, strict=True))
         return [words[row] for row in rows]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from text_envs.datasets.facts import describe
 from text_envs.datasets.store import EpisodeDataset
 from text_envs.engine import TokenEngine
+from text_envs.playing import play_out
 from text_envs.tasks.wordle_words import (
     LENGTH,
     SOLVED,
@@ -154,7 +156,7 @@ class AdversarialSet:
     """Games in which a good opening looks bad, B = 11 games for each of n hidden words.
 
     Attributes:
-        demonstrations: the B games.
+        demonstrations: the B games, with the two facts below as columns "policy" and "game".
         kinds: `(B,)` "expert", "adversarial" or "suboptimal".
         games: `(B,)` which of the n hidden words a game is about.
         n: number of hidden words.
@@ -208,7 +210,12 @@ def adversarial_set(task: Wordle, n: int, seed: int = 0) -> AdversarialSet:
     kinds = np.repeat(["expert", "adversarial", "suboptimal"], [n, 5 * n, 5 * n])
     policies = np.where(kinds == "adversarial", "repeat", kinds).tolist()
     games = np.tile(np.arange(n), 11)
-    return AdversarialSet(_play(task, words[games], policies, seed), kinds, games, n)
+    played = replace(
+        _play(task, words[games], policies, seed),
+        columns={"policy": kinds, "game": games},
+        metadata=describe(task, seed=seed, policy="adversarial"),
+    )
+    return AdversarialSet(played, kinds, games, n)
 
 
 def _play(
@@ -218,31 +225,15 @@ def _play(
     engine = TokenEngine(task, None, len(indices))
     rngs = [np.random.default_rng([seed, row, 1]) for row in range(len(indices))]
     engine.begin(engine.all_rows, indices)
-    rewards = np.zeros((len(indices), engine.num_columns))
-    reasons: NDArray[Any] = np.full(len(indices), "", dtype=object)
-    while engine.running.any():
-        rows = np.flatnonzero(engine.running)
-        at = engine.position[rows]
-        turns = Turns(
-            rows=rows,
-            tokens=engine.tokens[rows],
-            start=at,
-            stop=at,
-            example_indices=engine.example_index[rows],
-            memory=engine.memory,
-            rngs=[rngs[row] for row in rows.tolist()],
-        )
-        words = np.array(task.script(turns, [policies[row] for row in rows.tolist()]))
-        for tokens in words.T:  # every guess of a script has as many tokens
-            columns = engine.position[rows]
-            outcome = engine.advance(tokens, rows)
-            rewards[rows, columns] = outcome.rewards[rows]
-        if outcome.episodes is not None:
-            reasons[outcome.rows] = outcome.episodes.finish_reasons
+
+    def write(turns: Turns) -> Sequence[Sequence[int]]:
+        return task.script(turns, [policies[row] for row in turns.rows.tolist()])
+
+    played = play_out(engine, engine.all_rows, write, rngs)
     return EpisodeDataset(
         tokens=engine.tokens.copy(),
         roles=engine.roles(engine.all_rows),
-        rewards=rewards,
+        rewards=played.rewards,
         example_indices=engine.example_index.copy(),
-        finish_reasons=tuple(reasons.tolist()),
+        finish_reasons=tuple(played.finish_reasons),
     )

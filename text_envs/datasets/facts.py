@@ -1,0 +1,215 @@
+"""What a data set says about where it comes from, and whether an environment is of the same kind.
+
+```
+text_envs_version  release that recorded it
+env_id, env_spec   Gymnasium's id and specification, None where the environment had none
+task               "module:Class"
+prompt_length      the first generated column
+tokenizer          ids and a digest of the vocabulary
+seed, policy       of the recording
+```
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+
+from text_envs.errors import DatasetError
+from text_envs.tasks.base import Task
+from text_envs.types import Role
+
+if TYPE_CHECKING:
+    from text_envs.datasets.store import EpisodeDataset
+
+__all__ = ["check_compatible", "describe", "env_spec", "task_of", "tokenizer_facts"]
+
+# Arguments of `make_vec` that say nothing of the episodes.
+_OF_VECTORS = ("num_envs", "vectorization_mode", "autoreset_mode", "vector_kwargs", "render_mode")
+
+
+def task_of(env: Any) -> Task:
+    """Return the task behind an environment of any kind, an id, or the task itself.
+
+    Raises:
+        TypeError: there is none.
+    """
+    if isinstance(env, Task):
+        return env
+    if isinstance(env, str):
+        env = gym.make(env)
+    task = attribute(env, "task")
+    if not isinstance(task, Task):
+        raise TypeError(
+            f"{type(env).__name__} is no text environment; accepted: an id, an environment of "
+            "text_envs (single, vector, or of Stable-Baselines3), or a Task"
+        )
+    return task
+
+
+def attribute(env: Any, name: str) -> Any:
+    """Return an attribute of the innermost environment, or None."""
+    try:
+        if hasattr(env, "get_attr") and not isinstance(env, gym.Env | gym.vector.VectorEnv):
+            return env.get_attr(name)[0]  # a VecEnv of Stable-Baselines3
+        return getattr(env.unwrapped, name)
+    except AttributeError:
+        return None
+
+
+def env_spec(env: Any) -> gym.envs.registration.EnvSpec | None:
+    """Return the specification from which `gymnasium.make` makes one row of `env`, or None."""
+    if isinstance(env, Task):
+        return None
+    if isinstance(env, str):
+        return gym.spec(env)
+    spec = env.spec if isinstance(env, gym.Env | gym.vector.VectorEnv) else attribute(env, "spec")
+    if spec is None:
+        return None
+    kwargs = {name: value for name, value in spec.kwargs.items() if name not in _OF_VECTORS}
+    return dataclasses.replace(spec, kwargs=kwargs)
+
+
+def describe(env: Any, **recording: Any) -> dict[str, Any]:
+    """Return the metadata of episodes of `env`.
+
+    Args:
+        env: an id, an environment, or a task.
+        **recording: further facts, such as `seed` and `policy`.
+    """
+    from text_envs import __version__  # which is defined after this module may be imported
+
+    task, spec = task_of(env), env_spec(env)
+    return {
+        "text_envs_version": __version__,
+        "env_id": None if spec is None else spec.id,
+        "env_spec": _as_json(spec),
+        "task": f"{type(task).__module__}:{type(task).__qualname__}",
+        "prompt_length": task.prompt_length,
+        "tokenizer": tokenizer_facts(task.tokenizer),
+        **recording,
+    }
+
+
+def _as_json(spec: gym.envs.registration.EnvSpec | None) -> dict[str, Any] | None:
+    """Return the specification as plain values; None if an argument is an object."""
+    if spec is None:
+        return None
+    try:
+        plain: dict[str, Any] = json.loads(spec.to_json())
+    except (TypeError, ValueError):
+        return None
+    return plain
+
+
+def tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
+    """Return what tells one vocabulary from another: special ids, sizes and a digest of words.
+
+    Args:
+        tokenizer: a `text_envs.tokenizers.Tokenizer`.
+    """
+    try:
+        return dict(_facts(tokenizer))
+    except TypeError:  # a tokenizer that cannot be hashed
+        return dict(_facts.__wrapped__(tokenizer))
+
+
+@functools.lru_cache(maxsize=16)
+def _facts(tokenizer: Any) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for word in _words(tokenizer):
+        digest.update(f"{len(word)}:{word}".encode("utf-8", "surrogatepass"))
+    digest.update(np.packbits(np.asarray(tokenizer.forbidden, dtype=bool)).tobytes())
+    return {
+        "kind": type(tokenizer).__name__,
+        "vocab_size": int(tokenizer.vocab_size),
+        "num_actions": int(tokenizer.num_actions),
+        "pad_id": int(tokenizer.pad_id),
+        "eos_id": int(tokenizer.eos_id),
+        "bos_id": None if tokenizer.bos_id is None else int(tokenizer.bos_id),
+        "sha256": digest.hexdigest(),
+    }
+
+
+def _words(tokenizer: Any) -> list[str]:
+    if hasattr(tokenizer, "words"):
+        return list(tokenizer.words)
+    if hasattr(tokenizer, "hf"):
+        known = sorted((i, word) for word, i in tokenizer.hf.get_vocab().items())
+        return [f"{i} {word}" for i, word in known]
+    return [tokenizer.decode([i]) for i in range(tokenizer.vocab_size)]
+
+
+def check_compatible(dataset: EpisodeDataset, env: Any) -> None:
+    """Refuse a data set whose tokens or columns mean something else than in `env`.
+
+    Args:
+        dataset: recorded episodes.
+        env: an id, an environment of any kind, or a task.
+
+    Raises:
+        DatasetError: another tokenizer, another shape, or another version of the same id. Data
+            without these facts are refused by the first token that `env` does not have.
+    """
+    task, spec = task_of(env), env_spec(env)
+    facts, name = dataset.metadata, dataset.source or "data set"
+    theirs, ours = facts.get("tokenizer"), tokenizer_facts(task.tokenizer)
+    if theirs is not None and theirs != ours:
+        raise DatasetError(
+            f"{name}: it was made with the tokenizer {_short(theirs)}, the environment has "
+            f"{_short(ours)}; make the environment with the tokenizer of the data, or record the "
+            "data again"
+        )
+    if facts.get("prompt_length", task.prompt_length) != task.prompt_length:
+        raise DatasetError(
+            f"{name}: its prompts have {facts['prompt_length']} columns, those of the environment "
+            f"{task.prompt_length}; pass prompt_length={facts['prompt_length']} to the environment"
+        )
+    columns = task.prompt_length + task.max_tokens
+    if dataset.tokens.shape[1] != columns:
+        raise DatasetError(
+            f"{name}: its episodes have {dataset.tokens.shape[1]} columns, those of the "
+            f"environment {columns} (prompt_length={task.prompt_length} + max_tokens="
+            f"{task.max_tokens}); pass max_tokens={dataset.tokens.shape[1] - task.prompt_length} "
+            "to the environment"
+        )
+    _check_version(name, facts.get("env_id"), None if spec is None else spec.id)
+    if theirs is None:
+        _check_ids(name, dataset, ours)
+
+
+def _short(facts: Any) -> str:
+    return (
+        f"{facts.get('kind')} with {facts.get('vocab_size')} ids and {facts.get('num_actions')} "
+        f"actions ({str(facts.get('sha256'))[:8]})"
+    )
+
+
+def _check_version(name: str, theirs: str | None, ours: str | None) -> None:
+    if theirs is None or ours is None or theirs == ours:
+        return
+    if theirs.rpartition("-v")[0] == ours.rpartition("-v")[0]:
+        raise DatasetError(
+            f"{name}: it was recorded in {theirs}, the environment is {ours}; episodes of another "
+            "version are not of the same game"
+        )
+
+
+def _check_ids(name: str, dataset: EpisodeDataset, facts: dict[str, Any]) -> None:
+    limits = np.where(
+        dataset.roles == int(Role.ACTION), facts["num_actions"], facts["vocab_size"]
+    )  # (B, L)
+    wrong = np.argwhere(dataset.tokens >= limits)
+    if len(wrong):
+        episode, column = wrong[0].tolist()
+        raise DatasetError(
+            f"{name}: episode {episode}, column {column}: tokens holds "
+            f"{dataset.tokens[episode, column]}, the environment's ids there are "
+            f"0..{limits[episode, column] - 1}"
+        )

@@ -1,0 +1,251 @@
+"""Exchange with Minari, the format that offline libraries read; nothing is lost on the way.
+
+What stands where is told in `text_envs.datasets.minari_episodes`; the metadata of the data set are
+the entry `text_envs` of Minari's. Both directions work on one episode at a time, and the arrays
+that repeat a text at every step are compressed.
+
+An episode read back must repeat itself step by step as written, and fit the checksum that was
+written with it: a damaged data set is refused, never half-read.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+
+from text_envs.datasets.facts import check_compatible, describe, env_spec
+from text_envs.datasets.minari_episodes import (
+    CHECKSUM,
+    buffers,
+    checksum,
+    episode_of,
+    read_episodes,
+)
+from text_envs.datasets.store import EpisodeDataset
+from text_envs.errors import DatasetError
+
+if TYPE_CHECKING:
+    from minari import MinariDataset
+
+__all__ = ["from_minari", "to_minari"]
+
+_ENTRY = "text_envs"
+
+
+def to_minari(
+    dataset: EpisodeDataset, dataset_id: str, env: Any = None, **kwargs: Any
+) -> MinariDataset:
+    """Write a data set into Minari's local folder (`MINARI_DATASETS_PATH`).
+
+    Args:
+        dataset: recorded episodes, at least one.
+        dataset_id: "namespace/name-v0", not taken yet.
+        env: the environment they are of, by id, object or `EnvSpec`; None for what the metadata
+            say. Its specification is stored, for `recover_environment()`.
+        **kwargs: of `minari.create_dataset_from_buffers`: `author`, `author_email`,
+            `code_permalink`, `description`, `algorithm_name`, `ref_min_score`, `ref_max_score`
+            (default: the stored scores of chance and expert, for default arguments), ...
+
+    Raises:
+        ImportError: Minari is not installed.
+        DatasetError: the data set is of another environment, or holds what Minari cannot store.
+        ValueError: no environment is known, or the id is taken or malformed.
+    """
+    minari = _minari()
+    spec = _spec(dataset, env)
+    made = gym.make(spec)
+    check_compatible(dataset, made)
+    if not isinstance(made.observation_space, gym.spaces.Box):
+        raise DatasetError(f"{spec.id} observes goals too, of which episodes here keep no record")
+    pad = int(made.unwrapped.tokenizer.pad_id)  # type: ignore[attr-defined]
+    made.close()
+    _check_storable(dataset)
+    folder = minari.storage.get_dataset_path(dataset_id)
+    if folder.exists():
+        raise ValueError(f"a Minari data set {dataset_id!r} exists already, in {folder}")
+    policy = dataset.metadata.get("policy")
+    defaults = {
+        "algorithm_name": policy if isinstance(policy, str) else "unknown",
+        "requirements": [f"text_envs>={describe(spec.id)['text_envs_version']}"],
+        **_scores(spec),
+    }
+    try:
+        with warnings.catch_warnings():
+            # Minari asks for an author and the like by warnings.
+            warnings.filterwarnings("ignore", message=r".*is set to None", category=UserWarning)
+            created = minari.create_dataset_from_buffers(
+                dataset_id, [], env=spec, eval_env=spec, **{**defaults, **kwargs}
+            )
+        _write(created.storage, dataset, pad)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return minari.load_dataset(dataset_id)
+
+
+def from_minari(source: str | MinariDataset) -> EpisodeDataset:
+    """Read episodes that `to_minari` wrote, also some of them, or several sets combined.
+
+    Args:
+        source: an id in Minari's local folder (nothing is downloaded), or an opened data set,
+            whose selection of episodes is respected.
+
+    Raises:
+        ImportError: Minari is not installed.
+        DatasetError: there is none of this id, it is damaged, or it is not of a text environment.
+    """
+    minari = _minari()
+    name = source if isinstance(source, str) else str(source.id)
+    try:
+        opened = minari.load_dataset(source) if isinstance(source, str) else source
+        entry = opened.storage.metadata.get(_ENTRY)
+        metadata = _described(opened) if entry is None else entry["metadata"]
+        episodes = list(read_episodes(name, opened))
+    except DatasetError:
+        raise
+    except FileNotFoundError as error:
+        raise DatasetError(f"{name}: there is no such file, nor a Minari data set") from error
+    except Exception as error:  # whatever damaged bytes can cause in HDF5, JSON or Minari
+        what = f"{type(error).__name__}: {error}"
+        raise DatasetError(f"{name}: the Minari data set cannot be read ({what})") from error
+    if not episodes:
+        raise DatasetError(f"{name}: the Minari data set has no episodes")
+    columns = list(entry["columns"]) if entry is not None else list(episodes[0]["columns"])
+    return EpisodeDataset(
+        tokens=np.array([episode["tokens"] for episode in episodes]),
+        roles=np.array([episode["roles"] for episode in episodes]),
+        rewards=np.array([episode["rewards"] for episode in episodes]),
+        example_indices=np.array([episode["example_index"] for episode in episodes]),
+        finish_reasons=tuple(episode["finish_reason"] for episode in episodes),
+        truncated=np.array([episode["truncated"] for episode in episodes]),
+        columns={name: np.array([e["columns"][name] for e in episodes]) for name in columns},
+        metadata=metadata,
+        source=name,
+    )
+
+
+def _minari() -> Any:
+    try:
+        import minari
+        import minari.storage
+    except ImportError as error:
+        raise ImportError(
+            "exchange with Minari needs minari and h5py; pip install 'text_envs[data]'"
+        ) from error
+    return minari
+
+
+# -- writing -------------------------------------------------------------------------------------
+
+
+def _spec(dataset: EpisodeDataset, env: Any) -> gym.envs.registration.EnvSpec:
+    if isinstance(env, gym.envs.registration.EnvSpec):
+        return env
+    spec = None if env is None else env_spec(env)
+    stored = dataset.metadata.get("env_spec")
+    if env is None and stored is not None:
+        spec = gym.envs.registration.EnvSpec.from_json(json.dumps(stored))
+    if spec is None:
+        raise ValueError(
+            f"{dataset!r} does not say how to make its environment again; pass env= (an id, an "
+            "EnvSpec, or an environment that gymnasium.make made of plain arguments)"
+        )
+    return spec
+
+
+def _scores(spec: gym.envs.registration.EnvSpec) -> dict[str, float]:
+    """Return the reference scores of an environment with its default arguments."""
+    from text_envs.reference import (
+        reference_scores,  # whose demonstrations are kept in this package
+    )
+
+    if spec.id not in gym.registry or gym.spec(spec.id).kwargs != spec.kwargs:
+        return {}
+    try:
+        scores = reference_scores(spec.id)
+    except ValueError:  # an environment of somebody else
+        return {}
+    if "expert" not in scores:
+        return {}
+    low, high = scores["random"]["mean"], scores["expert"]["mean"]
+    return {"ref_min_score": low, "ref_max_score": high}
+
+
+def _check_storable(dataset: EpisodeDataset) -> None:
+    """Refuse what Minari's steps have no place for."""
+    elsewhere = (dataset.rewards != 0) & ~dataset.action_mask  # (B, L)
+    for wrong, what in (
+        (~dataset.action_mask.any(axis=1), "roles has no ACTION, so there is no step"),
+        (elsewhere.any(axis=1), "rewards were earned by a prefix, which is no step"),
+    ):
+        if wrong.any():
+            raise DatasetError(f"{dataset.source or 'data set'}: episode {wrong.argmax()}: {what}")
+    texts: dict[str, Any] = {"finish_reasons": dataset.finish_reasons}
+    texts |= {
+        f"columns[{name!r}]": values.tolist()
+        for name, values in dataset.columns.items()
+        if values.dtype.kind == "U"
+    }
+    for field, values in texts.items():
+        for episode, text in enumerate(values):
+            if "\0" in text or not text.isprintable() and _is_broken(text):
+                raise DatasetError(
+                    f"{dataset.source or 'data set'}: episode {episode}: {field} is {text!r}, "
+                    "which HDF5 cannot store"
+                )
+
+
+def _is_broken(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _write(storage: Any, dataset: EpisodeDataset, pad: int) -> None:
+    _make_compressed(storage, dataset)
+    storage.update_episodes(buffers(dataset, pad))
+    sums = [{CHECKSUM: checksum(episode_of(dataset, i))} for i in range(len(dataset))]
+    storage.update_episode_metadata(sums)
+    entry = {"metadata": dict(dataset.metadata), "columns": list(dataset.columns)}
+    storage.update_metadata({_ENTRY: entry})
+
+
+def _make_compressed(storage: Any, dataset: EpisodeDataset) -> None:
+    """Make the arrays that grow with T times L, empty and compressed; Minari appends to them."""
+    import h5py
+
+    width = dataset.tokens.shape[1]
+    steps = dataset.action_mask.sum(axis=1) + 1
+    with h5py.File(storage.data_path / "main_data.hdf5", "a") as file:
+        for episode, count in enumerate(steps.tolist()):
+            group = file.create_group(f"episode_{episode}")
+            for where, name, dtype in (
+                (group, "observations", np.int64),
+                (group.create_group("infos"), "roles", np.int8),
+            ):
+                where.create_dataset(
+                    name,
+                    shape=(0, width),
+                    maxshape=(None, width),
+                    chunks=(min(count, 64), width),
+                    dtype=dtype,
+                    compression="gzip",
+                    shuffle=True,
+                )
+
+
+def _described(opened: MinariDataset) -> dict[str, Any]:
+    """Return the metadata of a data set that lost ours, as one combined of several has."""
+    if opened.env_spec is None:
+        return {}
+    env = gym.make(opened.env_spec)
+    facts = describe(env)
+    env.close()
+    return facts
