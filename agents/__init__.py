@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
+from agents.bc import BC
 from agents.checkpoints import SaveEvery
+from agents.decision_transformer import DecisionTransformer
+from agents.dpg import DPG
 from agents.envs import policy_kwargs_for
 from agents.evaluation import evaluate_texts, mean_and_interval
+from agents.farl import FARL
+from agents.hir import HIR
+from agents.instructed import InstructedPolicy, InstructedSeq2SeqPolicy
 from agents.policies import CausalLMPolicy
+from agents.policy_gradient import GRPO, REINFORCE, RLOO
 from agents.ppo import PPO
+from agents.rlgf import D2LOLS, LOLS, AggreVaTeD, PPOPlusPlus
+from agents.seq2seq import Seq2SeqPolicy
 from text_envs.lm.loading import freeze, load_lm
+from text_envs.lm.scratch import make_lm
 
 __all__ = [
+    "D2LOLS",
+    "LOLS",
+    "AggreVaTeD",
+    "PPOPlusPlus",
+    "BC",
+    "DPG",
+    "FARL",
+    "GRPO",
+    "HIR",
     "PPO",
+    "REINFORCE",
+    "RLOO",
     "CausalLMPolicy",
+    "DecisionTransformer",
+    "InstructedPolicy",
+    "InstructedSeq2SeqPolicy",
     "SaveEvery",
+    "Seq2SeqPolicy",
     "evaluate_texts",
     "freeze",
     "load_lm",
+    "make_lm",
     "mean_and_interval",
     "policy_kwargs_for",
 ]

@@ -65,7 +65,9 @@ def _decode(name: str, value: Any) -> Any:
 
 
 def describe_space(space: spaces.Space[Any]) -> dict[str, Any]:
-    """Return a JSON-plain form of a `Box` of ids or a `Discrete` space."""
+    """Return a JSON-plain form of a `Box` of ids, a `Discrete` space, or a `Dict` of such."""
+    if isinstance(space, spaces.Dict):
+        return {"spaces": {key: describe_space(inner) for key, inner in space.items()}}
     if isinstance(space, spaces.Box):
         low, high = int(space.low.min()), int(space.high.max())
         return {"low": low, "high": high, "shape": list(space.shape), "dtype": str(space.dtype)}
@@ -74,6 +76,8 @@ def describe_space(space: spaces.Space[Any]) -> dict[str, Any]:
 
 def make_space(content: dict[str, Any]) -> spaces.Space[Any]:
     """Return the space that `describe_space` described."""
+    if "spaces" in content:
+        return spaces.Dict({key: make_space(inner) for key, inner in content["spaces"].items()})
     if "n" in content:
         return spaces.Discrete(content["n"])
     return spaces.Box(

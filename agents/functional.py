@@ -272,7 +272,6 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
     """
     _check(mask, values=values, returns=returns)
     targets = returns[mask]
-    variance = targets.var(correction=0)
-    if len(targets) == 0 or variance == 0:
+    if len(targets) == 0 or (variance := targets.var(correction=0)) == 0:
         return float("nan")
     return float(1 - (targets - values[mask]).var(correction=0) / variance)

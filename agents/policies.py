@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from agents.saving import load_policy, save_policy
 from text_envs.lm.action_lm import ActionLM
 from text_envs.lm.likelihood import sample, token_log_probs
 from text_envs.lm.loading import load_lm
+from text_envs.tokenizers import Tokenizer
 
 __all__ = ["CausalLMPolicy"]
 
@@ -63,6 +64,8 @@ class CausalLMPolicy(ActorCriticPolicy):
         ValueError: spaces or arguments that cannot work, each named with what is accepted.
     """
 
+    actor_class: ClassVar[type[ActionLM]] = ActionLM
+
     def __init__(
         self,
         observation_space: spaces.Space[Any],
@@ -96,8 +99,8 @@ class CausalLMPolicy(ActorCriticPolicy):
             optimizer_kwargs=optimizer_kwargs,
             normalize_images=False,
         )
-        lm, self.tokenizer = load_lm(model)
-        self.actor = ActionLM(
+        lm, self.tokenizer = self.load_model(model)
+        self.actor = self.actor_class(
             lm,
             num_actions=int(action_space.n),
             pad_id=pad_id,
@@ -139,6 +142,12 @@ class CausalLMPolicy(ActorCriticPolicy):
             "optimizer_class": optimizer_class,
             "optimizer_kwargs": optimizer_kwargs,
         }
+
+    def load_model(
+        self, model: str | os.PathLike[str] | PreTrainedModel
+    ) -> tuple[PreTrainedModel, Tokenizer | None]:
+        """Return the language model of the actor and, if it comes with one, its tokenizer."""
+        return load_lm(model)
 
     def _build(self, lr_schedule: Schedule) -> None:
         """Leave out the multilayer perceptrons that the parent would build."""

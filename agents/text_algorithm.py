@@ -13,8 +13,10 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Conve
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback
 
+from agents.instructed import InstructedPolicy, InstructedSeq2SeqPolicy
 from agents.policies import CausalLMPolicy
 from agents.saving import load_algorithm, save_algorithm, set_parameters
+from agents.seq2seq import Seq2SeqPolicy
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -28,7 +30,10 @@ class TextAlgorithm(BaseAlgorithm):
     A subclass sets `progress_bar` to the callback that draws its bar.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"CausalLMPolicy": CausalLMPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        kind.__name__: kind
+        for kind in (CausalLMPolicy, Seq2SeqPolicy, InstructedPolicy, InstructedSeq2SeqPolicy)
+    }
     progress_bar: ClassVar[type[BaseCallback]]
     pending: dict[str, Any] | None  # a checkpoint's state, until training goes on
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("env", "rollout", "update", "control", "memory", "wordle")
+PARTS = ("env", "rollout", "update", "control", "offline", "memory", "wordle")
 
 
 def run_env(args: argparse.Namespace) -> dict[str, Any]:
@@ -54,6 +54,14 @@ def run_control(args: argparse.Namespace) -> dict[str, Any]:
     return {"threads": args.threads, "rows": [row.as_dict() for row in rows]}
 
 
+def run_offline(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the part `offline`."""
+    from benchmarks import offline
+
+    rows = offline.measure(args.quick, args.seed, args.threads)
+    return {"threads": args.threads, "rows": [row.as_dict() for row in rows]}
+
+
 def run_memory(args: argparse.Namespace) -> dict[str, Any]:
     """Run the part `memory`."""
     from benchmarks import memory
@@ -80,6 +88,7 @@ RUNS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "rollout": run_rollout,
     "update": run_update,
     "control": run_control,
+    "offline": run_offline,
     "memory": run_memory,
     "wordle": run_wordle,
     "peers": run_peers,

@@ -63,6 +63,15 @@ def test_every_part_says_where_and_how_it_was_measured(
             "control",
             {(ours, "plain LM training") for ours in ("DPG update", "RLOO update")},
         ),
+        (
+            "offline",
+            {
+                ("ILQL", "plain LM training"),
+                ("ILQL joint", "plain LM training"),
+                ("guided", "plain"),
+                ("guided, clipped", "plain"),
+            },
+        ),
     ],
 )
 def test_every_comparison_is_there(results: Any, part: str, pairs: set[tuple[str, str]]) -> None:

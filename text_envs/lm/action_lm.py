@@ -283,6 +283,10 @@ class ActionLM(nn.Module):
         scores = self.lm(input_ids=ids, use_cache=False).logits.float()
         hidden = self.lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
         plain = self.lm.get_output_embeddings()(hidden).float()
+        return self._scale_between(plain, scores)
+
+    def _scale_between(self, plain: Tensor, scores: Tensor) -> float:
+        """Return the factor that makes `plain` the `scores`, or raise a ValueError."""
         scale = float((scores * plain).sum() / plain.square().sum().clamp(min=1e-30))
         scale = 1.0 if abs(scale - 1.0) < 1e-3 or not plain.any() else scale
         tolerance = 1e-4 if self.lm.dtype == torch.float32 else 5e-2

@@ -78,7 +78,9 @@ def load_lm(
             f"{type(name_or_path).__name__}"
         )
     source = _locate(os.fspath(name_or_path))
-    kind = "encoder-decoder" if seq2seq else "causal"
+    kind, bundled = "encoder-decoder", ""
+    if not seq2seq:
+        kind, bundled = "causal", ", ".join(map(repr, BUNDLED)) + ", "
     architecture = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
     try:
         with quietly():
@@ -92,7 +94,7 @@ def load_lm(
     except (OSError, ValueError) as error:
         raise ValueError(
             f"no {kind} language model {os.fspath(name_or_path)!r} (safetensors). Accepted: "
-            f"{'' if seq2seq else ', '.join(map(repr, BUNDLED)) + ', '}a folder, a Hub name. transformers says: {error}"
+            f"{bundled}a folder, a Hub name. transformers says: {error}"
         ) from error
     _fuse_gelu(model)
     tokenizer = _tokenizer_of(source)
