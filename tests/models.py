@@ -9,6 +9,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from text_envs import EpisodeBatch, Example, Task
+from text_envs.lm.scratch import make_iid_lm
 from text_envs.tokenizers import WordTokenizer
 
 WORDS = [f"w{i}" for i in range(12)]
@@ -55,17 +56,5 @@ def tiny_llama(vocab_size: int, positions: int = 32, seed: int = 0) -> LlamaForC
 
 
 def iid_lm(p: tuple[float, float, float]) -> GPT2LMHeadModel:
-    """Return a GPT-2 that is exactly i.i.d. at first, and free to become anything."""
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=6, n_positions=8, n_embd=32, n_layer=1, n_head=2, initializer_range=0.3,
-        tie_word_embeddings=False, bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
-    lm = GPT2LMHeadModel(config)
-    with torch.no_grad():
-        # Only a constant passes the last normalisation, and the output layer reads it.
-        lm.transformer.ln_f.weight.zero_()
-        lm.transformer.ln_f.bias.zero_()
-        lm.transformer.ln_f.bias[0] = 1.0
-        lm.lm_head.weight[:3, 0] = torch.tensor(p).log()
-    return lm
+    """Return a GPT-2 for Toy-v0 whose tokens are at first independent draws from p."""
+    return make_iid_lm("text_envs/Toy-v0", p)

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
-from transformers import GPT2Config, GPT2LMHeadModel
 
 import text_envs
 from agents import DPG, PPO, RLOO, evaluate_texts, load_lm
 from agents.evaluation import Evaluation
 from agents.functional_dpg import effective_sample_size
 from text_envs import exact
+from text_envs.lm.scratch import make_iid_lm
 from text_envs.metrics import distinct_n, self_bleu
 
 TOY, REVIEWS = "text_envs/Toy-v0", "text_envs/Reviews-v0"
@@ -35,21 +35,9 @@ def _algorithm(method: str, beta: float, **kwargs: Any) -> Any:
 # -- Toy-v0, where everything is known ----------------------------------------------------------
 
 
-def toy_reference() -> GPT2LMHeadModel:
-    """Return a small GPT-2 whose tokens are independent draws from `TOY_PRIOR`."""
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=6, n_positions=8, n_embd=32, n_layer=1, n_head=2, initializer_range=0.3,
-        tie_word_embeddings=False, bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
-    lm = GPT2LMHeadModel(config)
-    with torch.no_grad():
-        # Only a constant passes the last normalisation, and the output layer reads it.
-        lm.transformer.ln_f.weight.zero_()
-        lm.transformer.ln_f.bias.zero_()
-        lm.transformer.ln_f.bias[0] = 1.0
-        lm.lm_head.weight[:3, 0] = torch.tensor(TOY_PRIOR).log()
-    return lm
+def toy_reference() -> Any:
+    """Return a small language model whose tokens are independent draws from `TOY_PRIOR`."""
+    return make_iid_lm(TOY, TOY_PRIOR)
 
 
 class _ExactCurve(BaseCallback):

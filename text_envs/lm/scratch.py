@@ -6,6 +6,7 @@ a model of its own, and a small one learns it from demonstrations in minutes on 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from text_envs.datasets.facts import task_of
 
-__all__ = ["make_lm"]
+__all__ = ["make_iid_lm", "make_lm"]
 
 
 def make_lm(
@@ -77,6 +78,57 @@ def make_lm(
         lm = GPT2LMHeadModel(config)
     lm.eval()
     return lm
+
+
+def make_iid_lm(source: Any, probabilities: Sequence[float], *, seed: int = 0) -> GPT2LMHeadModel:
+    """Return a small GPT-2 that is a known distribution at first, and free to become any other.
+
+    Its tokens are independent draws from `probabilities`, whatever came before: a reference whose
+    numbers can be worked out by hand, for small tasks such as `Toy-v0`.
+
+    Args:
+        source: an environment of text_envs or a task, see `make_lm`.
+        probabilities: one an action, above 0, with sum 1.
+        seed: of the weights that do not matter yet.
+
+    Raises:
+        ValueError: another number of probabilities, or no distribution.
+
+    >>> lm = make_iid_lm("text_envs/Toy-v0", (0.5, 0.3, 0.2))  # a, b, end
+    >>> from text_envs import exact
+    >>> round(exact.evaluate("text_envs/Toy-v0", lm).mean_return, 3)
+    0.514
+    """
+    tokenizer, columns = _facts(source)
+    values = torch.tensor(probabilities, dtype=torch.float32)
+    actions = int(tokenizer.num_actions)
+    if len(values) != actions or not bool((values > 0).all()) or abs(values.sum() - 1) > 1e-5:
+        raise ValueError(
+            f"probabilities must be {actions} numbers above 0 with sum 1, got {list(probabilities)}"
+        )
+    config = GPT2Config(
+        vocab_size=int(tokenizer.vocab_size),
+        n_positions=columns,
+        n_embd=32,
+        n_layer=1,
+        n_head=2,
+        activation_function="gelu_pytorch_tanh",
+        initializer_range=0.3,  # so that training finds directions to go in
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    config._attn_implementation = "sdpa"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        lm = GPT2LMHeadModel(config)
+    with torch.no_grad():
+        # Only a constant passes the last normalisation, and the output layer reads it.
+        lm.transformer.ln_f.weight.zero_()
+        lm.transformer.ln_f.bias.zero_()
+        lm.transformer.ln_f.bias[0] = 1.0
+        lm.lm_head.weight[:actions, 0] = values.log()
+    return lm.eval()
 
 
 def _facts(source: Any) -> tuple[Any, int | None]:
