@@ -45,7 +45,7 @@ def recorded_env(dataset: EpisodeDataset, num_envs: int) -> Any:
 
 def policy_kwargs_for(
     env: Any,
-    model: str | os.PathLike[str] | PreTrainedModel | Mapping[str, int] = "reviews",
+    model: str | os.PathLike[str] | PreTrainedModel | Mapping[str, Any] = "reviews",
     **kwargs: Any,
 ) -> dict[str, Any]:
     """Return the `policy_kwargs` that make `CausalLMPolicy` fit an environment.

@@ -94,3 +94,25 @@ def test_sizes(kwargs: dict[str, Any], message: str) -> None:
 def test_what_is_no_source() -> None:
     with pytest.raises(TypeError, match="no text environment"):
         make_lm(gym.make("CartPole-v1"))
+
+
+def test_rotary_positions_are_relative(tmp_path: Path) -> None:
+    """A Llama: it acts, is saved and loaded, and scores do not change with a shift."""
+    from agents import load_lm
+    from text_envs.lm import ActionLM
+
+    lm = make_lm("text_envs/Toy-v0", columns=12, width=16, rotary=True)
+    assert type(lm).__name__ == "LlamaForCausalLM" and lm.config.max_position_embeddings == 12
+    ids = torch.tensor([[4, 0, 1, 0]])
+    positions = torch.arange(4)[None]
+    with torch.no_grad():
+        here = lm(input_ids=ids, position_ids=positions).logits
+        there = lm(input_ids=ids, position_ids=positions + 7).logits
+    torch.testing.assert_close(here, there, atol=1e-5, rtol=1e-4)
+    ActionLM(lm, num_actions=3, pad_id=3)
+    lm.save_pretrained(tmp_path)
+    again, _ = load_lm(tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(again(input_ids=ids).logits, here, atol=1e-6, rtol=1e-5)
+    with pytest.raises(ValueError, match="rotary needs an even width / heads, got 6 / 2"):
+        make_lm("text_envs/Toy-v0", width=6, rotary=True)

@@ -7,10 +7,16 @@ a model of its own, and a small one learns it from demonstrations in minutes on 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    PreTrainedModel,
+)
 
 from text_envs.datasets.facts import task_of
 
@@ -24,11 +30,14 @@ def make_lm(
     layers: int = 2,
     width: int = 64,
     heads: int = 2,
+    rotary: bool = False,
     seed: int = 0,
-) -> GPT2LMHeadModel:
+) -> PreTrainedModel:
     """Return a GPT-2 with random weights for a task, without dropout and in evaluation mode.
 
-    Input and output embeddings are tied, as in GPT-2.
+    Input and output embeddings are tied, as in GPT-2. A position that no training text has reached
+    is unknown to a GPT-2; `rotary` positions are relative, so a model trained on the beginnings of
+    games also plays on from there.
 
     Args:
         source: an environment of text_envs (an id, or of any face), a task, or a tokenizer.
@@ -37,6 +46,7 @@ def make_lm(
         layers: transformer blocks.
         width: of the hidden states, a multiple of `heads`.
         heads: attention heads.
+        rotary: a Llama in place of a GPT-2.
         seed: of the weights; torch's own generator is left as it was.
 
     Raises:
@@ -58,8 +68,22 @@ def make_lm(
             raise ValueError(f"{name} must be at least 1, got {value}")
     if width % heads:
         raise ValueError(f"width must be a multiple of heads={heads}, got {width}")
-    config = GPT2Config(
-        vocab_size=int(tokenizer.vocab_size),
+    ids = {
+        "vocab_size": int(tokenizer.vocab_size),
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+    }
+    config = (_llama if rotary else _gpt2)(columns, layers, width, heads, ids)
+    config._attn_implementation = "sdpa"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        lm = AutoModelForCausalLM.from_config(config)
+    return cast(PreTrainedModel, lm.eval())
+
+
+def _gpt2(columns: int, layers: int, width: int, heads: int, ids: dict[str, Any]) -> Any:
+    return GPT2Config(
         n_positions=columns,
         n_embd=width,
         n_layer=layers,
@@ -68,16 +92,22 @@ def make_lm(
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
-        bos_token_id=tokenizer.bos_id,
-        eos_token_id=tokenizer.eos_id,
-        pad_token_id=tokenizer.pad_id,
+        **ids,
     )
-    config._attn_implementation = "sdpa"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        lm = GPT2LMHeadModel(config)
-    lm.eval()
-    return lm
+
+
+def _llama(columns: int, layers: int, width: int, heads: int, ids: dict[str, Any]) -> Any:
+    if width // heads % 2:
+        raise ValueError(f"rotary needs an even width / heads, got {width} / {heads}")
+    return LlamaConfig(
+        max_position_embeddings=columns,
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        tie_word_embeddings=True,
+        **ids,
+    )
 
 
 def make_iid_lm(source: Any, probabilities: Sequence[float], *, seed: int = 0) -> GPT2LMHeadModel:
@@ -100,6 +130,8 @@ def make_iid_lm(source: Any, probabilities: Sequence[float], *, seed: int = 0) -
     0.514
     """
     tokenizer, columns = _facts(source)
+    if columns is None:
+        raise ValueError(f"source must be a task or an environment, got {type(source).__name__}")
     values = torch.tensor(probabilities, dtype=torch.float32)
     actions = int(tokenizer.num_actions)
     if len(values) != actions or not bool((values > 0).all()) or abs(values.sum() - 1) > 1e-5:
@@ -128,7 +160,7 @@ def make_iid_lm(source: Any, probabilities: Sequence[float], *, seed: int = 0) -
         lm.transformer.ln_f.bias.zero_()
         lm.transformer.ln_f.bias[0] = 1.0
         lm.lm_head.weight[:actions, 0] = values.log()
-    return lm.eval()
+    return cast(GPT2LMHeadModel, lm.eval())
 
 
 def _facts(source: Any) -> tuple[Any, int | None]:

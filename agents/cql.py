@@ -1,0 +1,152 @@
+r"""Token-level conservative Q-learning: the baseline that takes a maximum where ILQL does not.
+
+**Idea.** Q-learning on recorded episodes with the maximum over all next tokens in the target, and a
+term that lowers the value of tokens the data do not hold, without which that maximum would pick
+whatever is over-estimated. There is no V to learn: $V(s) = \max_a \min_i \bar Q_i(s, a)$.
+
+**Equations**, each with the function that computes it (`agents.functional_offline`):
+
+- $y_k = r_k + \gamma\,(1 - d_{k+1}) \max_a \min_i \bar Q_i(s_{k+1}, a)$: `td_targets`; tokens that
+  are never written are left out of the maximum
+- $L_Q = \sum_{i=1,2} \mathrm{mean}\,(Q_i(s_k, u_k) - y_k)^2$: `q_loss`
+- $L_{CQL} = \sum_i \mathrm{mean}\,[\log \sum_a e^{Q_i(s_k, a)} - Q_i(s_k, u_k)]$: `cql_loss`
+- $L = L_Q + \alpha L_{CQL}$; the target moves by $\rho$ after each optimiser step
+- writing: $\pi(a|s) \propto \tilde\pi_\beta(a|s)\, e^{\beta \min_i \bar Q_i(s, a)}$:
+  `guided_logits`
+
+| symbol | argument | shape or range |
+|---|---|---|
+| $\gamma$ | `gamma` | [0, 1] |
+| $\alpha$ | `cql_weight` | at least 0 |
+| $\beta$ | `beta` | at least 0, when acting; may be set afterwards |
+| $\rho$ | `polyak` | (0, 1] |
+| $\pi_\beta$ | `policy_kwargs["model"]` | a model, best one trained by behaviour cloning |
+| $r, d, y$ | | (B, T), with a mask |
+
+**Pseudo-code**, as in `losses`:
+
+```
+Q_i(s, u) <- one pass of the trained trunk
+Q_i(s', .) <- one pass of the target trunk at the next states
+y <- r + gamma max_a min_i Q_i(s', a);  L_Q, L_CQL
+```
+
+**Deviations**: Kumar et al. add the term to actor-critic methods of continuous actions; for tokens
+it is the cross-entropy of the scores Q, as in the baselines of Snell et al. The heads start as
+constants at the mean return.
+
+**Metrics**: `train/loss`, `train/q_loss`, `train/cql_loss`, `train/q_mean`, `train/v_mean`,
+`train/target_mean`, `train/td_error`, `train/grad_norm`, `train/learning_rate`,
+`train/n_updates`; `time/epochs`, `time/fps`, `time/time_elapsed`, `time/total_timesteps`. `v_mean`
+is of the states that follow an action, 0 for the end of an episode.
+
+**References**: Kumar et al. 2020, arXiv 2006.04779; Snell et al. 2022, 2206.11871.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from stable_baselines3.common.type_aliases import Schedule
+from torch import Tensor
+
+from agents import functional_offline as F
+from agents.base import require
+from agents.offline_batches import OfflineBatch
+from agents.policies import CausalLMPolicy
+from agents.value_learning import ValueAlgorithm, pad, statistics
+
+__all__ = ["CQL"]
+
+
+class CQL(ValueAlgorithm):
+    """Token-level conservative Q-learning; see the module's card.
+
+    Args:
+        policy: `"ValueGuidedPolicy"` or a subclass of it.
+        env: an environment id, a Gymnasium environment, a `TokenVectorEnv` or a `VecEnv`.
+        dataset: an `EpisodeDataset`, or what `text_envs.datasets.load` reads; None only to predict.
+        learning_rate: a number, or a function of the remaining progress.
+        batch_size: episodes a minibatch, on average.
+        gamma: discount factor of an agent token.
+        cql_weight: weight of the conservative term.
+        beta: strength of the guidance when acting.
+        polyak: how far the target moves after each optimiser step.
+        max_grad_norm: gradients are scaled down to this norm.
+        include_prefix: also learn from what a guide wrote in the agent's place.
+        num_envs: environments to make if `env` is an id.
+        stats_window_size: Stable-Baselines3's; not used.
+        tensorboard_log: folder for TensorBoard, or None.
+        policy_kwargs: arguments of `ValueGuidedPolicy`.
+        verbose: 1 prints the metrics.
+        seed: of torch, numpy, Python, the environments and the order of the data.
+        device: "auto", "cpu", "cuda".
+
+    Raises:
+        ValueError: an argument that cannot work, with what is accepted.
+        DatasetError: the data are inconsistent or of another environment.
+    """
+
+    def __init__(
+        self,
+        policy: str | type[CausalLMPolicy] = "ValueGuidedPolicy",
+        env: Any = None,
+        dataset: Any = None,
+        learning_rate: float | Schedule = 3e-4,
+        batch_size: int = 64,
+        gamma: float = 0.99,
+        cql_weight: float = 0.1,
+        beta: float = 16.0,
+        polyak: float = 0.005,
+        max_grad_norm: float = 1.0,
+        include_prefix: bool = False,
+        num_envs: int | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | os.PathLike[str] | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        require("cql_weight", cql_weight, cql_weight >= 0, "at least 0")
+        self.cql_weight = cql_weight
+        super().__init__(
+            policy,
+            env,
+            gamma=gamma,
+            polyak=polyak,
+            beta=beta,
+            fixed={"variant": "token", "train_policy": False, "v_head": False},
+            dataset=dataset,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            max_grad_norm=max_grad_norm,
+            include_prefix=include_prefix,
+            num_envs=num_envs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=_init_setup_model,
+        )
+
+    def losses(self, batch: OfflineBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a minibatch, and its parts."""
+        policy, mask = self.policy, batch.mask
+        hidden = policy.critic.encode(batch.tokens, batch.columns, mask)
+        flat, log_probs = policy.critic.q_with_log_probs(hidden, batch.actions[mask])
+        q = pad(flat, mask)
+        following = mask & ~batch.next_terminal
+        with torch.no_grad():
+            hidden = policy.target.encode(batch.tokens, batch.state_columns[:, 1:], following)
+            best = policy.without_forbidden(policy.target.q_min(hidden)).amax(dim=1)
+            values = pad(best, following)
+        y = F.td_targets(batch.rewards, values, batch.next_terminal, mask, self.gamma)
+        q_loss, cql_loss = F.q_loss(q, y, mask), F.cql_loss(log_probs)
+        metrics = statistics(q, values, y, mask) | {"q_loss": q_loss, "cql_loss": cql_loss}
+        return q_loss + self.cql_weight * cql_loss, metrics

@@ -1,0 +1,148 @@
+r"""Monte-Carlo values that guide a language model: the baseline without temporal differences.
+
+**Idea.** Regress Q and V on the return that followed in the data, and write with the language
+model, its scores raised where a token did better than the state's average. This is one step of
+improvement over the behaviour in the data; unlike ILQL it cannot put pieces of episodes together.
+
+**Equations**, each with the function that computes it (`agents.functional_offline`):
+
+- $G_k = r_k + \gamma G_{k+1}$; after the end of a terminated episode 0, of a cut one
+  $V(s_{n+1})$: `returns_to_go`
+- $L_Q = \sum_{i=1,2} \mathrm{mean}\,(Q_i(s_k, u_k) - G_k)^2$: `q_loss`
+- $L_V = \frac{1}{2} \mathrm{mean}\,(G_k - V(s_k))^2$: `expectile_loss` with $\tau = 1/2$
+- $L_{CQL}$ as in ILQL: `cql_loss`
+- $L = L_Q + L_V + \alpha L_{CQL}$
+- writing: `guided_logits`, as in ILQL
+
+| symbol | argument | shape or range |
+|---|---|---|
+| $\gamma$ | `gamma` | [0, 1] |
+| $\alpha$ | `cql_weight` | at least 0 |
+| $\beta$ | `beta` | at least 0, when acting; may be set afterwards |
+| $\rho$ | `polyak` | (0, 1]; 1: what is trained guides |
+| $\pi_\beta$ | `policy_kwargs["model"]` | a model, best one trained by behaviour cloning |
+| $r, G, V$ | | (B, T), with a mask |
+
+**Pseudo-code**, as in `losses`:
+
+```
+V, Q_i(s, u) <- one pass of the trained trunk
+G <- returns to go;  L_Q, L_V, L_CQL
+```
+
+**Deviations** from LMRL-Gym: cut episodes are continued by V instead of counted as over; the heads
+start as constants at the mean return. No target is needed to learn; it only guides.
+
+**Metrics**: `train/loss`, `train/q_loss`, `train/v_loss`, `train/cql_loss`, `train/q_mean`,
+ `train/v_mean`, `train/target_mean`, `train/td_error`, `train/grad_norm`,
+`train/learning_rate`, `train/n_updates`; `time/epochs`, `time/fps`, `time/time_elapsed`,
+`time/total_timesteps`.
+
+**References**: Abdulhai et al. 2023 (LMRL-Gym), arXiv 2311.18232; Snell et al. 2022, 2206.11871.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from stable_baselines3.common.type_aliases import Schedule
+from torch import Tensor
+
+from agents import functional_offline as F
+from agents.base import require
+from agents.offline_batches import OfflineBatch
+from agents.policies import CausalLMPolicy
+from agents.value_learning import ValueAlgorithm, pad, statistics
+
+__all__ = ["MCValues"]
+
+
+class MCValues(ValueAlgorithm):
+    """Monte-Carlo values that guide a language model; see the module's card.
+
+    Args:
+        policy: `"ValueGuidedPolicy"` or a subclass of it.
+        env: an environment id, a Gymnasium environment, a `TokenVectorEnv` or a `VecEnv`.
+        dataset: an `EpisodeDataset`, or what `text_envs.datasets.load` reads; None only to predict.
+        learning_rate: a number, or a function of the remaining progress.
+        batch_size: episodes a minibatch, on average.
+        gamma: discount factor of an agent token.
+        cql_weight: weight of the conservative term.
+        beta: strength of the guidance when acting.
+        polyak: how far the guiding copy moves after each optimiser step.
+        max_grad_norm: gradients are scaled down to this norm.
+        include_prefix: also learn from what a guide wrote in the agent's place.
+        num_envs: environments to make if `env` is an id.
+        stats_window_size: Stable-Baselines3's; not used.
+        tensorboard_log: folder for TensorBoard, or None.
+        policy_kwargs: arguments of `ValueGuidedPolicy`.
+        verbose: 1 prints the metrics.
+        seed: of torch, numpy, Python, the environments and the order of the data.
+        device: "auto", "cpu", "cuda".
+
+    Raises:
+        ValueError: an argument that cannot work, with what is accepted.
+        DatasetError: the data are inconsistent or of another environment.
+    """
+
+    def __init__(
+        self,
+        policy: str | type[CausalLMPolicy] = "ValueGuidedPolicy",
+        env: Any = None,
+        dataset: Any = None,
+        learning_rate: float | Schedule = 3e-4,
+        batch_size: int = 64,
+        gamma: float = 0.99,
+        cql_weight: float = 0.01,
+        beta: float = 16.0,
+        polyak: float = 1.0,
+        max_grad_norm: float = 1.0,
+        include_prefix: bool = False,
+        num_envs: int | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | os.PathLike[str] | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        require("cql_weight", cql_weight, cql_weight >= 0, "at least 0")
+        self.cql_weight = cql_weight
+        super().__init__(
+            policy,
+            env,
+            gamma=gamma,
+            polyak=polyak,
+            beta=beta,
+            fixed={"variant": "token", "train_policy": False},
+            dataset=dataset,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            max_grad_norm=max_grad_norm,
+            include_prefix=include_prefix,
+            num_envs=num_envs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=_init_setup_model,
+        )
+
+    def losses(self, batch: OfflineBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a minibatch, and its parts."""
+        mask = batch.mask
+        values, acted = self.states_of(batch)
+        flat, log_probs = self.policy.critic.q_with_log_probs(acted, batch.actions[mask])
+        q = pad(flat, mask)
+        last = values.gather(1, batch.lengths[:, None]).squeeze(1)  # 0 where terminated
+        returns = F.returns_to_go(batch.rewards, mask, self.gamma, last)
+        q_loss = F.q_loss(q, returns, mask)
+        v_loss = F.expectile_loss(values[:, :-1], returns, mask, tau=0.5)
+        metrics = statistics(q, values[:, :-1], returns, mask)
+        metrics |= {"q_loss": q_loss, "v_loss": v_loss, "cql_loss": F.cql_loss(log_probs)}
+        return q_loss + v_loss + self.cql_weight * metrics["cql_loss"], metrics

@@ -1,0 +1,156 @@
+r"""Acting by whole utterances: sample some from the language model, write the best.
+
+Two ways of judging a candidate $x = u_1 \dots u_m$ that follows a state $s_1$:
+
+- Q of utterances: $\min_i \bar Q_i$, read at the candidate's last token;
+- Q of tokens: $\sum_k [\min_i \bar Q_i(s_k, u_k) - V(s_k)] + c \log \pi_\beta(x | s_1)$.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from agents.functional_offline import keep_top
+from text_envs.lm.likelihood import sample
+
+if TYPE_CHECKING:
+    from agents.value_policy import ValueGuidedPolicy
+
+__all__ = ["Plans", "Sampled", "judge", "sample_utterances"]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Utterances, each behind the text it continues.
+
+    Attributes:
+        tokens: `(n, L)` int64.
+        first: `(n,)` int64, the column of an utterance's first token.
+        last: `(n,)` int64, the column of its last token.
+        log_probs: `(n,)` float32, of the whole utterance under the language model as sampled.
+    """
+
+    tokens: NDArray[np.int64]
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+    log_probs: NDArray[np.float32]
+
+
+@torch.no_grad()
+def sample_utterances(policy: ValueGuidedPolicy, tokens: NDArray[np.int64]) -> Sampled:
+    """Continue each observation `(n, L)` to the end of the agent's turn, without guidance.
+
+    A turn ends with the end token, after `policy.max_turn_tokens`, or where the columns end.
+
+    Raises:
+        ValueError: an observation has no column left to write to.
+    """
+    tokens = policy.actor.complete(tokens).copy()
+    width = tokens.shape[1]
+    last = width - 1 - (tokens != policy.actor.pad_id)[:, ::-1].argmax(axis=1)  # (n,)
+    if (last == width - 1).any():
+        raise ValueError(f"observation {int(last.argmax())} has no empty column to write to")
+    first, log_probs = last + 1, np.zeros(len(tokens), dtype=np.float32)
+    limit = width if policy.max_turn_tokens is None else policy.max_turn_tokens
+    live = np.arange(len(tokens))
+    while len(live):
+        hidden, _ = policy.actor.decode(tokens[live], live)
+        logits = keep_top(policy.actor.logits(hidden), policy.top_k, policy.top_p)
+        drawn, scores = sample(logits)
+        ids = drawn.cpu().numpy()
+        last[live] += 1
+        tokens[live, last[live]] = ids
+        log_probs[live] += scores.cpu().numpy()
+        written = last[live] + 1 - first[live]
+        going_on = (ids != policy.arguments["eos_id"]) & (last[live] < width - 1)
+        live = live[going_on & (written < limit)]
+    return Sampled(tokens, first, last, log_probs)
+
+
+@torch.no_grad()
+def judge(policy: ValueGuidedPolicy, sampled: Sampled) -> NDArray[np.float32]:
+    """Return how good each utterance is, `(n,)`; see the module's equations."""
+    device = policy.device
+    tokens = torch.from_numpy(sampled.tokens).to(device)
+    if policy.variant == "utterance":
+        at = torch.from_numpy(sampled.last[:, None]).to(device)
+        hidden = policy.target.encode(tokens, at, torch.ones_like(at, dtype=torch.bool))
+        return policy.target.q_min(hidden).squeeze(1).cpu().numpy()
+    lengths = sampled.last + 1 - sampled.first
+    steps = np.arange(lengths.max())
+    mask = torch.from_numpy(steps < lengths[:, None]).to(device)  # (n, m)
+    columns = torch.from_numpy(sampled.first[:, None] - 1 + steps).to(device)
+    columns = torch.where(mask, columns, 0)
+    actions = tokens.gather(1, columns + 1)[mask]
+    q = policy.target.q_at(policy.target.encode(tokens, columns, mask), actions).amin(dim=0)
+    values = policy.critic.v(policy.critic.encode(tokens, columns, mask))
+    advantages = torch.zeros(mask.shape, device=device).masked_scatter(mask, q - values)
+    scores = advantages.sum(dim=1).cpu().numpy()
+    return np.asarray(scores + policy.log_prob_weight * sampled.log_probs, dtype=np.float32)
+
+
+@dataclass
+class Plan:
+    """An utterance being written: the row as it should look next, and what is left to write."""
+
+    row: NDArray[np.int64]
+    column: int
+    left: list[int]
+    score: float
+
+
+@dataclass
+class Plans:
+    """What each row is about to write.
+
+    A row that does not look as its plan left it was reset, or its turn is over: it gets a new plan.
+    """
+
+    candidates: int
+    plans: dict[int, Plan] = field(default_factory=dict)
+
+    def forget(self) -> None:
+        """Drop all plans; they were made with other weights."""
+        self.plans.clear()
+
+    def next_tokens(
+        self, policy: ValueGuidedPolicy, tokens: NDArray[np.int64], rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the next token of each row and how good its utterance is, each `(n,)`.
+
+        Args:
+            policy: samples and judges.
+            tokens: `(n, L)` observations.
+            rows: `(n,)` stable names of the rows.
+        """
+        names = rows.tolist()
+        new = [i for i, row in enumerate(names) if not self._fits(row, tokens[i])]
+        if new:
+            self._plan(policy, tokens[new], [names[i] for i in new])
+        actions = np.empty(len(names), dtype=np.int64)
+        scores = np.empty(len(names), dtype=np.float32)
+        for i, row in enumerate(names):
+            plan = self.plans[row]
+            actions[i], scores[i] = plan.left.pop(0), plan.score
+            plan.row[plan.column] = actions[i]
+            plan.column += 1
+        return actions, scores
+
+    def _fits(self, row: int, tokens: NDArray[np.int64]) -> bool:
+        plan = self.plans.get(row)
+        return plan is not None and bool(plan.left) and np.array_equal(plan.row, tokens)
+
+    def _plan(self, policy: ValueGuidedPolicy, tokens: NDArray[np.int64], names: list[int]) -> None:
+        sampled = sample_utterances(policy, np.repeat(tokens, self.candidates, axis=0))
+        scores = judge(policy, sampled).reshape(len(tokens), self.candidates)
+        best = scores.argmax(axis=1)
+        for i, name in enumerate(names):
+            j = i * self.candidates + int(best[i])
+            first, last = int(sampled.first[j]), int(sampled.last[j])
+            left = sampled.tokens[j, first : last + 1].tolist()
+            self.plans[name] = Plan(tokens[i].copy(), first, left, float(scores[i, best[i]]))

@@ -1,0 +1,145 @@
+"""What ILQL, token CQL and Monte-Carlo values share: one forward pass a trunk, one update.
+
+A subclass writes `losses`, from what `states_of` read in a single pass.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from stable_baselines3.common.policies import BasePolicy
+from torch import Tensor
+
+from agents.base import require
+from agents.functional import masked_mean
+from agents.functional_offline import returns_to_go
+from agents.offline import OfflineAlgorithm
+from agents.offline_batches import OfflineBatch
+from agents.policies import CausalLMPolicy
+from agents.value_networks import polyak_update
+from agents.value_policy import ValueGuidedPolicy
+
+__all__ = ["States", "ValueAlgorithm", "pad", "statistics"]
+
+
+class States(NamedTuple):
+    """What one pass of the trained trunk gives.
+
+    Attributes:
+        values: `(B, T + 1)` V(s_1) .. V(s_{n+1}); 0 where there is no state, and for the state
+            that ends a terminated episode.
+        acted: `(M, d)` hidden states of the M states in which the agent acted.
+    """
+
+    values: Tensor
+    acted: Tensor
+
+
+class ValueAlgorithm(OfflineAlgorithm):
+    """An offline algorithm that trains the critic of a `ValueGuidedPolicy`.
+
+    Args:
+        policy: `"ValueGuidedPolicy"` or a subclass of it.
+        env: see `OfflineAlgorithm`.
+        gamma: discount factor.
+        polyak: how far the target moves after each optimiser step.
+        beta: strength of the guidance when acting.
+        fixed: arguments of the policy that the algorithm decides.
+        policy_kwargs: arguments of the policy.
+        **kwargs: arguments of `OfflineAlgorithm`.
+    """
+
+    policy: ValueGuidedPolicy
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"ValueGuidedPolicy": ValueGuidedPolicy}
+
+    def __init__(
+        self,
+        policy: str | type[CausalLMPolicy],
+        env: Any,
+        *,
+        gamma: float,
+        polyak: float,
+        beta: float,
+        fixed: dict[str, Any],
+        policy_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        require("gamma", gamma, 0 <= gamma <= 1, "in [0, 1]")
+        require("polyak", polyak, 0 < polyak <= 1, "in (0, 1]")
+        self.gamma, self.polyak = gamma, polyak
+        policy_kwargs = (policy_kwargs or {}) | fixed | {"beta": beta}
+        super().__init__(policy, env, policy_kwargs=policy_kwargs, **kwargs)
+
+    @property
+    def beta(self) -> float:
+        """Strength of the guidance when acting; may be set at any time."""
+        return float(self.policy.beta)
+
+    @beta.setter
+    def beta(self, value: float) -> None:
+        self.policy.beta = value
+
+    def _setup_model(self) -> None:
+        if self.env is not None:
+            self.policy_kwargs.setdefault("max_turn_tokens", _turn_limit(self.env))
+        super()._setup_model()
+        if self.data is not None:
+            # Near the mean of what is to be learned, the first targets are not noise.
+            returns = returns_to_go(self.data.rewards, self.data.mask, self.gamma)
+            self.policy.start_values_at(masked_mean(returns, self.data.mask).item())
+
+    def train_step(self, batch: OfflineBatch) -> dict[str, Tensor]:
+        """Take one step of the optimiser, then move the target."""
+        loss, metrics = self.losses(batch)
+        metrics["grad_norm"] = self.optimize(loss)
+        polyak_update(self.policy.target, self.policy.critic, self.polyak)
+        return {"loss": loss.detach(), **metrics}
+
+    @abstractmethod
+    def losses(self, batch: OfflineBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a minibatch, and its parts and statistics for the log."""
+
+    def states_of(self, batch: OfflineBatch) -> States:
+        """Read V and the hidden states at all states, in one pass a sequence."""
+        critic = self.policy.critic
+        columns = batch.state_columns
+        acted = torch.cat([batch.mask, torch.zeros_like(batch.mask[:, :1])], dim=1)  # (B, T + 1)
+        # The final state only where it has a value of its own.
+        needed = acted | (batch.state_mask & ~batch.terminated[:, None])
+        hidden = critic.encode(batch.tokens, columns, needed)
+        return States(pad(critic.v(hidden), needed), hidden[acted[needed]])
+
+
+def pad(flat: Tensor, mask: Tensor) -> Tensor:
+    """Return `flat` `(..., M)` at the M places of a mask, `(..., *mask.shape)`, 0 elsewhere."""
+    wide = mask.expand(*flat.shape[:-1], *mask.shape)
+    return torch.zeros(wide.shape, device=flat.device).masked_scatter(wide, flat)
+
+
+def statistics(q: Tensor, values: Tensor, targets: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Return what every one of these algorithms logs, over the real actions.
+
+    Args:
+        q: `(2, ...)` both heads.
+        values: `(...)` V.
+        targets: `(...)` what Q is to be.
+        mask: bool `(...)`.
+    """
+    with torch.no_grad():
+        mean_q = q.mean(dim=0)
+        return {
+            "q_mean": masked_mean(mean_q, mask),
+            "v_mean": masked_mean(values, mask),
+            "td_error": masked_mean((mean_q - targets).abs(), mask),
+            "target_mean": masked_mean(targets, mask),
+        }
+
+
+def _turn_limit(env: Any) -> int | None:
+    """Return after how many tokens a turn ends by itself, or None."""
+    try:
+        return getattr(env.get_attr("task")[0], "max_turn_tokens", None)
+    except AttributeError:
+        return None

@@ -1,0 +1,122 @@
+r"""The value networks of offline value learning: one transformer, three heads, and its slow copy.
+
+A trunk gives a hidden state $h$ for every position; on it stand heads for $V(s)$, $Q_1$ and $Q_2$,
+each $d \to 2d \to \mathrm{ReLU} \to$ outputs. A token's $Q_i(s, \cdot)$ has one output an action
+and is read at the position BEFORE the token; an utterance's $Q_i$ has one output and is read at its
+last token.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from text_envs.lm.action_lm import ActionLM
+from text_envs.lm.likelihood import linear_log_probs
+
+__all__ = ["ValueTrunk", "make_target", "polyak_update"]
+
+
+class ValueTrunk(nn.Module):
+    """A transformer with the heads V, Q1 and Q2.
+
+    All heads start as the constant 0 (`start_at` gives another): with random ones, the first
+    targets would be noise.
+
+    Args:
+        actor: whose language model becomes the trunk; its output layer is not used. It is taken
+            over, not copied.
+        num_outputs: of each Q head: the number of actions, or 1 for whole utterances.
+    """
+
+    def __init__(self, actor: ActionLM, num_outputs: int) -> None:
+        super().__init__()
+        actor.lm.set_output_embeddings(nn.Identity())  # neither trained nor saved
+        self.actor, self.num_outputs = actor, num_outputs
+        self.heads = nn.ModuleDict(
+            {name: _head(actor.hidden_size, n) for name, n in _outputs(num_outputs)}
+        ).to(actor.lm.device)
+
+    def trained_parameters(self) -> list[Tensor]:
+        """Return the parameters that a value depends on: backbone and heads."""
+        return [*self.actor.lm.base_model.parameters(), *self.heads.parameters()]
+
+    def start_at(self, value: float) -> None:
+        """Make every head return `value`, whatever the state."""
+        with torch.no_grad():
+            for head in self.heads.values():
+                last = cast(nn.Linear, cast(nn.Sequential, head)[-1])
+                last.weight.zero_()
+                last.bias.fill_(value)
+
+    def encode(self, tokens: Tensor, columns: Tensor, mask: Tensor) -> Tensor:
+        """Return the hidden states `(M, d)` at chosen columns, in one forward pass a sequence."""
+        return self.actor.encode(tokens, columns, mask)
+
+    def v(self, hidden: Tensor) -> Tensor:
+        """Return $V(s)$ `(M,)` of hidden states `(M, d)`."""
+        return cast(Tensor, self.heads["v"](hidden.float())).squeeze(1)
+
+    def q(self, hidden: Tensor) -> Tensor:
+        """Return $Q_i(s, a)$ of all actions, `(2, M, A)`."""
+        hidden = hidden.float()
+        return torch.stack([self.heads[name](hidden) for name in ("q1", "q2")])
+
+    def q_min(self, hidden: Tensor) -> Tensor:
+        r"""Return $\min_i Q_i(s, a)$ of all actions, `(M, A)`."""
+        hidden = hidden.float()
+        return torch.minimum(self.heads["q1"](hidden), self.heads["q2"](hidden))
+
+    def q_at(self, hidden: Tensor, actions: Tensor) -> Tensor:
+        """Return $Q_i(s, u)$ `(2, M)` of the actions `(M,)`, without those of other actions."""
+        return torch.stack([_at(last, f, actions) for last, f in self._features(hidden)])
+
+    def q_with_log_probs(self, hidden: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Return $Q_i(s, u)$ and $\log \mathrm{softmax}(Q_i(s, \cdot))_u$, each `(2, M)`."""
+        parts = self._features(hidden)
+        log_probs = [linear_log_probs(f, last.weight, last.bias, actions)[0] for last, f in parts]
+        q = [_at(last, features, actions) for last, features in parts]
+        return torch.stack(q), torch.stack(log_probs)
+
+    def _features(self, hidden: Tensor) -> list[tuple[nn.Linear, Tensor]]:
+        """Return, for each Q head, its last layer and what that is applied to, `(M, 2d)`."""
+        heads = [cast(nn.Sequential, self.heads[name]) for name in ("q1", "q2")]
+        return [(cast(nn.Linear, head[-1]), head[:-1](hidden.float())) for head in heads]
+
+
+def make_target(trunk: ValueTrunk) -> ValueTrunk:
+    """Return a copy that takes no gradient."""
+    return copy.deepcopy(trunk).requires_grad_(False)
+
+
+@torch.no_grad()
+def polyak_update(target: ValueTrunk, online: ValueTrunk, rate: float) -> None:
+    r"""Move the target: $\bar\theta \leftarrow \bar\theta + \rho\,(\theta - \bar\theta)$.
+
+    Args:
+        target: changed in place.
+        online: the trained trunk.
+        rate: $\rho$ in (0, 1]; 1 makes the two equal.
+    """
+    torch._foreach_lerp_(target.trained_parameters(), online.trained_parameters(), rate)
+
+
+def _outputs(num_outputs: int) -> list[tuple[str, int]]:
+    return [("v", 1), ("q1", num_outputs), ("q2", num_outputs)]
+
+
+def _head(size: int, outputs: int) -> nn.Sequential:
+    last = nn.Linear(2 * size, outputs)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(size, 2 * size), nn.ReLU(), last)
+
+
+def _at(last: nn.Linear, features: Tensor, actions: Tensor) -> Tensor:
+    """Return one output a row of a linear layer, `(M,)`."""
+    weight = functional.embedding(actions, last.weight)  # (M, 2d)
+    return (features * weight).sum(dim=1) + last.bias[actions]
