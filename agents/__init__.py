@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from agents.bc import BC
 from agents.checkpoints import SaveEvery
+from agents.cql import CQL
 from agents.decision_transformer import DecisionTransformer
 from agents.dpg import DPG
 from agents.envs import policy_kwargs_for
 from agents.evaluation import evaluate_texts, mean_and_interval
 from agents.farl import FARL
 from agents.hir import HIR
+from agents.ilql import ILQL
 from agents.instructed import InstructedPolicy, InstructedSeq2SeqPolicy
+from agents.mc import MCValues
 from agents.policies import CausalLMPolicy
 from agents.policy_gradient import GRPO, REINFORCE, RLOO
 from agents.ppo import PPO
 from agents.rlgf import D2LOLS, LOLS, AggreVaTeD, PPOPlusPlus
 from agents.seq2seq import Seq2SeqPolicy
+from agents.value_policy import ValueGuidedPolicy
 from text_envs.lm.loading import freeze, load_lm
-from text_envs.lm.scratch import make_lm
+from text_envs.lm.scratch import make_iid_lm, make_lm
 
 __all__ = [
     "D2LOLS",
@@ -25,10 +29,12 @@ __all__ = [
     "AggreVaTeD",
     "PPOPlusPlus",
     "BC",
+    "CQL",
     "DPG",
     "FARL",
     "GRPO",
     "HIR",
+    "ILQL",
     "PPO",
     "REINFORCE",
     "RLOO",
@@ -36,11 +42,14 @@ __all__ = [
     "DecisionTransformer",
     "InstructedPolicy",
     "InstructedSeq2SeqPolicy",
+    "MCValues",
     "SaveEvery",
     "Seq2SeqPolicy",
+    "ValueGuidedPolicy",
     "evaluate_texts",
     "freeze",
     "load_lm",
+    "make_iid_lm",
     "make_lm",
     "mean_and_interval",
     "policy_kwargs_for",

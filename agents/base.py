@@ -25,7 +25,7 @@ from agents.rollouts import Collected, Rollout, collect_episodes, score
 from agents.saving import resume
 from agents.text_algorithm import TextAlgorithm
 from text_envs.lm.action_lm import ActionLM
-from text_envs.lm.loading import BUNDLED, freeze, load_lm
+from text_envs.lm.loading import BUNDLED, freeze
 
 __all__ = ["EpisodicAlgorithm", "TokenProgressBar"]
 
@@ -122,7 +122,7 @@ class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
         super()._setup_model()
         source, actor = self._reference_source, self.policy.actor
         if source is not None:
-            self.reference = freeze(actor.like(load_lm(source, device=self.device)[0]))
+            self.reference = freeze(actor.like(self.policy.load_model(source)[0])).to(self.device)
         elif self.kl_coef > 0 or self.needs_reference:
             self.reference = freeze(actor)
             source = self.policy.arguments["model"]

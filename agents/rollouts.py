@@ -170,7 +170,7 @@ class Collected(NamedTuple):
         rollout: the finished episodes.
         obs: `(N, L)` the last observations.
         episode_starts: `(N,)` bool, which of them begin an episode.
-        complete: whether all episodes were played; False if `on_step` stopped before.
+        complete: False if `on_step` stopped, be it at the last step.
     """
 
     rollout: Rollout
@@ -208,8 +208,9 @@ def collect_episodes(
         )
     store = _Store(num_envs, n_episodes // num_envs, obs.shape[1])
     batch = np.arange(num_envs)  # rows in the model's batch; some may have done their share
+    stopped = False
     try:
-        while store.open.any():
+        while store.open.any() and not stopped:
             if store.open.sum() <= _KEEP_WHILE * len(batch):
                 batch = np.flatnonzero(store.open)
             sampled = policy.act(obs[batch], batch)
@@ -225,8 +226,7 @@ def collect_episodes(
             for row in np.flatnonzero(dones).tolist():
                 store.finish(row, infos[row])
             step = {"actions": actions, "rewards": rewards, "dones": dones, "infos": infos}
-            if not on_step(step | {"new_obs": obs, "n_tokens": len(rows)}):
-                break
+            stopped = not on_step(step | {"new_obs": obs, "n_tokens": len(rows)})
     except Exception as error:
         error.partial_rollout = store.rollout(None)  # type: ignore[attr-defined]
         if hasattr(error, "add_note"):
@@ -235,7 +235,7 @@ def collect_episodes(
                 "in this exception's attribute partial_rollout"
             )
         raise
-    return Collected(store.rollout(policy), obs, starts, not store.open.any())
+    return Collected(store.rollout(policy), obs, starts, not stopped)
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("env", "rollout", "update", "control", "offline", "memory", "wordle")
+PARTS = ("env", "rollout", "update", "control", "offline", "hindsight", "memory", "wordle")
 
 
 def run_env(args: argparse.Namespace) -> dict[str, Any]:
@@ -62,6 +62,14 @@ def run_offline(args: argparse.Namespace) -> dict[str, Any]:
     return {"threads": args.threads, "rows": [row.as_dict() for row in rows]}
 
 
+def run_hindsight(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the part `hindsight`."""
+    from benchmarks import hindsight
+
+    rows = hindsight.measure(args.quick, args.seed, args.threads)
+    return {"threads": args.threads, "rows": [row.as_dict() for row in rows]}
+
+
 def run_memory(args: argparse.Namespace) -> dict[str, Any]:
     """Run the part `memory`."""
     from benchmarks import memory
@@ -89,6 +97,7 @@ RUNS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "update": run_update,
     "control": run_control,
     "offline": run_offline,
+    "hindsight": run_hindsight,
     "memory": run_memory,
     "wordle": run_wordle,
     "peers": run_peers,
