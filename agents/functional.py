@@ -17,6 +17,8 @@ from text_envs.lm.likelihood import entropy, linear_log_probs, token_log_probs
 
 __all__ = [
     "adaptive_kl_coefficient",
+    "check_matrix",
+    "check_shapes",
     "clip_fraction",
     "clipped_policy_loss",
     "entropy",
@@ -28,12 +30,13 @@ __all__ = [
     "linear_log_probs",
     "masked_mean",
     "masked_whiten",
+    "returns_to_go",
     "token_log_probs",
     "value_loss",
 ]
 
 
-def _check(mask: Tensor, **tensors: Tensor) -> None:
+def check_shapes(mask: Tensor, **tensors: Tensor) -> None:
     """Raise a ValueError unless every tensor has the shape of the boolean mask."""
     if mask.dtype != torch.bool:
         raise ValueError(f"mask must be boolean, got {mask.dtype}")
@@ -45,9 +48,9 @@ def _check(mask: Tensor, **tensors: Tensor) -> None:
             )
 
 
-def _check_matrix(mask: Tensor, **tensors: Tensor) -> None:
+def check_matrix(mask: Tensor, **tensors: Tensor) -> None:
     """Raise a ValueError unless all are `(B, T)` and the mask is right-padded."""
-    _check(mask, **tensors)
+    check_shapes(mask, **tensors)
     if mask.ndim != 2:
         raise ValueError(f"expected (episodes, steps), got a mask of shape {tuple(mask.shape)}")
     if bool((mask[:, 1:] & ~mask[:, :-1]).any()):
@@ -64,7 +67,7 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     Returns:
         a scalar.
     """
-    _check(mask, x=x)
+    check_shapes(mask, x=x)
     return torch.where(mask, x, torch.zeros_like(x)).sum() / mask.sum().clamp(min=1)
 
 
@@ -79,7 +82,7 @@ def masked_whiten(x: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
         mask: bool, the same shape.
         eps: added to the standard deviation.
     """
-    _check(mask, x=x)
+    check_shapes(mask, x=x)
     zero = torch.zeros_like(x)
     n = mask.sum()
     centred = torch.where(mask, x - masked_mean(x, mask), zero)
@@ -117,7 +120,7 @@ def gae(
     Raises:
         ValueError: shapes differ or the mask is not right-padded.
     """
-    _check_matrix(mask, rewards=rewards, values=values)
+    check_matrix(mask, rewards=rewards, values=values)
     if bootstrap is not None and bootstrap.shape != rewards.shape[:1]:
         raise ValueError(
             f"bootstrap must be (B,) = ({len(rewards)},), got {tuple(bootstrap.shape)}"
@@ -138,6 +141,35 @@ def gae(
     return advantages, advantages + values
 
 
+def returns_to_go(
+    rewards: Tensor, mask: Tensor, gamma: float, last_values: Tensor | None = None
+) -> Tensor:
+    r"""Return $G_k = r_k + \gamma G_{k+1}$ with $G_{n+1}$ given, without gradient.
+
+    Args:
+        rewards: `(B, T)`.
+        mask: bool `(B, T)`, right-padded.
+        gamma: discount factor.
+        last_values: `(B,)` $G_{n+1}$: what a cut episode may still expect, 0 for a terminated
+            one; None for 0 everywhere.
+
+    Returns:
+        `(B, T)`, 0 in padded places.
+
+    >>> import torch
+    >>> returns_to_go(torch.tensor([[1.0, 2.0, 4.0]]), torch.ones(1, 3).bool(), 0.5).tolist()
+    [[3.0, 4.0, 4.0]]
+    """
+    check_matrix(mask, rewards=rewards)
+    rewards = torch.where(mask, rewards, torch.zeros_like(rewards)).detach()
+    running = rewards.new_zeros(len(rewards)) if last_values is None else last_values.detach()
+    result = torch.zeros_like(rewards)
+    for k in range(rewards.shape[1] - 1, -1, -1):
+        running = torch.where(mask[:, k], rewards[:, k] + gamma * running, running)
+        result[:, k] = running
+    return torch.where(mask, result, torch.zeros_like(result))
+
+
 def clipped_policy_loss(
     log_probs: Tensor,
     old_log_probs: Tensor,
@@ -156,7 +188,7 @@ def clipped_policy_loss(
         mask: bool, the same shape.
         clip_range: $\epsilon$.
     """
-    _check(mask, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
+    check_shapes(mask, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
     zero = torch.zeros_like(log_probs)
     # Masked before exp: an infinite ratio in a padded place would turn its zero gradient into NaN.
     ratio = torch.where(mask, log_probs - old_log_probs.detach(), zero).exp()
@@ -169,7 +201,7 @@ def clip_fraction(
     log_probs: Tensor, old_log_probs: Tensor, mask: Tensor, clip_range: float
 ) -> Tensor:
     r"""Return the share of steps with $|\rho_t - 1| > \epsilon$, a scalar in [0, 1]."""
-    _check(mask, log_probs=log_probs, old_log_probs=old_log_probs)
+    check_shapes(mask, log_probs=log_probs, old_log_probs=old_log_probs)
     outside = ((log_probs - old_log_probs).detach().exp() - 1).abs() > clip_range
     return masked_mean(outside.to(log_probs.dtype), mask)
 
@@ -197,11 +229,11 @@ def value_loss(
     Raises:
         ValueError: `clip_range` is given without `old_values`.
     """
-    _check(mask, values=values, returns=returns)
+    check_shapes(mask, values=values, returns=returns)
     if clip_range is not None:
         if old_values is None:
             raise ValueError("value_loss with clip_range needs old_values")
-        _check(mask, old_values=old_values)
+        check_shapes(mask, old_values=old_values)
         old_values = old_values.detach()
         values = old_values + (values - old_values).clamp(-clip_range, clip_range)
     error = torch.where(mask, returns.detach() - values, torch.zeros_like(values))
@@ -215,7 +247,7 @@ def kl_k1(log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor) -> Tensor:
     (with gamma = 1, the end token included). Use it inside the reward, detached: differentiated
     as a loss, its expected gradient is zero.
     """
-    _check(mask, log_probs=log_probs, ref_log_probs=ref_log_probs)
+    check_shapes(mask, log_probs=log_probs, ref_log_probs=ref_log_probs)
     return torch.where(mask, log_probs - ref_log_probs, torch.zeros_like(log_probs))
 
 
@@ -241,7 +273,7 @@ def kl_penalised_rewards(
         mask: bool `(B, T)`.
         kl_coef: $\beta$ in units of reward per nat.
     """
-    _check(mask, rewards=rewards)
+    check_shapes(mask, rewards=rewards)
     k1 = kl_k1(log_probs, ref_log_probs, mask)
     return (torch.where(mask, rewards, torch.zeros_like(rewards)) - kl_coef * k1).detach()
 
@@ -270,7 +302,7 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
 
     1 is a perfect value function, 0 a constant one, below 0 worse than that.
     """
-    _check(mask, values=values, returns=returns)
+    check_shapes(mask, values=values, returns=returns)
     targets = returns[mask]
     if len(targets) == 0 or (variance := targets.var(correction=0)) == 0:
         return float("nan")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-__all__ = ["group_normalised", "leave_one_out", "returns_to_go"]
+__all__ = ["group_normalised", "leave_one_out"]
 
 
 def leave_one_out(rewards: Tensor) -> Tensor:
@@ -48,25 +48,6 @@ def group_normalised(rewards: Tensor, eps: float = 1e-8, *, divide: bool = True)
     _group_size(rewards)
     centred = rewards - rewards.mean(dim=1, keepdim=True)
     return centred / (rewards.std(dim=1, keepdim=True) + eps) if divide else centred
-
-
-def returns_to_go(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
-    r"""Return $G_t = \sum_{k \ge t} \gamma^{k-t} r_k$, `(B, T)`, 0 in padded places.
-
-    Args:
-        rewards: `(B, T)`.
-        mask: bool `(B, T)`, right-padded.
-        gamma: discount factor.
-
-    >>> import torch
-    >>> returns_to_go(torch.tensor([[1.0, 2.0, 4.0]]), torch.ones(1, 3).bool(), 0.5).tolist()
-    [[3.0, 4.0, 4.0]]
-    """
-    kept = rewards * mask
-    total = kept.clone()
-    for t in range(rewards.shape[1] - 2, -1, -1):
-        total[:, t] += gamma * total[:, t + 1]
-    return total * mask
 
 
 def _group_size(rewards: Tensor) -> int:

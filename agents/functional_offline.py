@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from agents.functional import _check, _check_matrix, masked_mean
+from agents.functional import check_matrix, check_shapes, masked_mean, returns_to_go
 
 __all__ = [
     "Utterances",
@@ -55,35 +55,10 @@ def td_targets(
     Returns:
         `(B, T)`, 0 in padded places.
     """
-    _check_matrix(mask, rewards=rewards, next_values=next_values, next_terminal=next_terminal)
+    check_matrix(mask, rewards=rewards, next_values=next_values, next_terminal=next_terminal)
     zero = torch.zeros_like(next_values)
     future = torch.where(mask & ~next_terminal, next_values, zero)
     return (torch.where(mask, rewards, torch.zeros_like(rewards)) + gamma * future).detach()
-
-
-def returns_to_go(
-    rewards: Tensor, mask: Tensor, gamma: float, last_values: Tensor | None = None
-) -> Tensor:
-    r"""Return $G_k = r_k + \gamma G_{k+1}$ with $G_{n+1}$ given, without gradient.
-
-    Args:
-        rewards: `(B, T)`.
-        mask: bool `(B, T)`, right-padded.
-        gamma: discount factor.
-        last_values: `(B,)` $G_{n+1}$: what a cut episode may still expect, 0 for a terminated
-            one; None for 0 everywhere.
-
-    Returns:
-        `(B, T)`, 0 in padded places.
-    """
-    _check_matrix(mask, rewards=rewards)
-    rewards = torch.where(mask, rewards, torch.zeros_like(rewards)).detach()
-    running = rewards.new_zeros(len(rewards)) if last_values is None else last_values.detach()
-    result = torch.zeros_like(rewards)
-    for k in range(rewards.shape[1] - 1, -1, -1):
-        running = torch.where(mask[:, k], rewards[:, k] + gamma * running, running)
-        result[:, k] = running
-    return torch.where(mask, result, torch.zeros_like(result))
 
 
 def q_loss(q_values: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
@@ -94,7 +69,7 @@ def q_loss(q_values: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
         targets: `(...)` $y_k$, taken as constants.
         mask: bool `(...)`.
     """
-    _check(mask, targets=targets)
+    check_shapes(mask, targets=targets)
     y = targets.detach()
     losses = [masked_mean(_error(head, y, mask).square(), mask) for head in q_values]
     return torch.stack(losses).sum()
@@ -112,7 +87,7 @@ def expectile_loss(values: Tensor, targets: Tensor, mask: Tensor, tau: float) ->
         mask: bool, the same shape.
         tau: the expectile, in (0, 1).
     """
-    _check(mask, values=values, targets=targets)
+    check_shapes(mask, values=values, targets=targets)
     difference = -_error(values, targets.detach(), mask)  # Q - V
     weight = torch.where(difference < 0, 1.0 - tau, tau)
     return masked_mean(weight * difference.square(), mask)
@@ -141,7 +116,7 @@ def awac_weights(
         beta_train: 0 for plain behaviour cloning. It is not the `beta` of decoding.
         max_weight: $w_{max}$; keeps one large advantage from being the whole gradient.
     """
-    _check(mask, advantages=advantages)
+    check_shapes(mask, advantages=advantages)
     exponents = torch.where(mask, advantages, torch.zeros_like(advantages)).detach() * beta_train
     weights = exponents.exp().clamp(max=max_weight)
     return torch.where(mask, weights, torch.zeros_like(weights))
@@ -155,7 +130,7 @@ def awac_loss(log_probs: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
         weights: $w_k$, the same shape, taken as constants.
         mask: bool, the same shape.
     """
-    _check(mask, log_probs=log_probs, weights=weights)
+    check_shapes(mask, log_probs=log_probs, weights=weights)
     safe = torch.where(mask, log_probs, torch.zeros_like(log_probs))
     return -masked_mean(weights.detach() * safe, mask)
 
@@ -191,7 +166,7 @@ def find_utterances(turn_ends: Tensor, mask: Tensor) -> Utterances:
         turn_ends: bool `(B, T)`, the action is the last of its turn.
         mask: bool `(B, T)`, right-padded.
     """
-    _check_matrix(mask, turn_ends=turn_ends)
+    check_matrix(mask, turn_ends=turn_ends)
     following = torch.zeros_like(mask)
     following[:, :-1] = mask[:, 1:]
     ends = mask & (turn_ends | ~following)
@@ -211,7 +186,7 @@ def find_utterances(turn_ends: Tensor, mask: Tensor) -> Utterances:
 
 def sum_over_utterances(x: Tensor, mask: Tensor, utterances: Utterances) -> Tensor:
     """Return the sums `(B, U)` of `x` `(B, T)` over the actions of each utterance."""
-    _check_matrix(mask, x=x)
+    check_matrix(mask, x=x)
     sums = x.new_zeros(utterances.mask.shape)
     return sums.scatter_add_(1, utterances.number, torch.where(mask, x, torch.zeros_like(x)))
 

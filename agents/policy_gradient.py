@@ -75,7 +75,7 @@ from torch import Tensor
 
 from agents import functional as F
 from agents.base import EpisodicAlgorithm, require
-from agents.functional_groups import group_normalised, leave_one_out, returns_to_go
+from agents.functional_groups import group_normalised, leave_one_out
 from agents.policies import CausalLMPolicy
 from agents.rollouts import Rollout
 
@@ -237,7 +237,7 @@ class PolicyGradient(EpisodicAlgorithm):
             compared = over(groups).flatten()
         advantages = compared[:, None].expand(rewards.shape)
         if self.credit == "to_go":
-            to_go = returns_to_go(rewards, rollout.mask, self.gamma)
+            to_go = F.returns_to_go(rewards, rollout.mask, self.gamma)
             advantages = to_go - (totals - compared)[:, None]  # b = R - A
         return torch.where(rollout.mask, advantages, torch.zeros_like(advantages))
 

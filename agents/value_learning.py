@@ -13,8 +13,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
 from agents.base import require
-from agents.functional import masked_mean
-from agents.functional_offline import returns_to_go
+from agents.functional import masked_mean, returns_to_go
 from agents.offline import OfflineAlgorithm
 from agents.offline_batches import OfflineBatch
 from agents.policies import CausalLMPolicy

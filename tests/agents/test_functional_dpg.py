@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from agents import functional_dpg, functional_groups
+from agents.functional import returns_to_go
 from agents.functional_dpg import (
     DIVERGENCES,
     dpg_weights,
@@ -20,7 +21,7 @@ from agents.functional_dpg import (
     log_normaliser,
     total_variation,
 )
-from agents.functional_groups import group_normalised, leave_one_out, returns_to_go
+from agents.functional_groups import group_normalised, leave_one_out
 
 PROBABILITY = {"e": 0.2, "a": 0.5, "b": 0.3}
 

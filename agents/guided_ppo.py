@@ -1,0 +1,153 @@
+"""What algorithms with a guide share: who the guide is, what it was asked, rounds of roll-outs.
+
+A subclass says in each iteration who begins the texts; the update is PPO's with two masks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents.base import require
+from agents.guided_rollouts import guide_finishes, guide_starts, native_engine
+from agents.ppo import PPO
+from agents.rollouts import Collected, Rollout
+from text_envs.guides import Queries
+from text_envs.roll_in import GuidedStarts
+
+__all__ = ["GuidedPPO"]
+
+
+class GuidedPPO(PPO):
+    """PPO whose texts are written by agent and guide together; see the card of `agents.rlgf`.
+
+    A subclass says who begins (`guide_rolls_in`).
+
+    Args:
+        policy: `"CausalLMPolicy"` or a subclass of it.
+        env: an environment id, a `TokenVectorEnv` or what `text_envs.make_sb3` returns.
+        guide: anything `text_envs.guides.as_guide` takes; a model is copied and frozen now. Only a
+            name is saved: to go on training with another kind, pass it to `load` again.
+        beta: the probability that a text has a seam.
+        guide_kwargs: arguments of `as_guide`, such as `temperature`.
+        to_the_end: where the guide rolls out, let the agent's roll-in reach its last token, so that
+            it learns when to end; False for the paper's form.
+        **kwargs: arguments of `PPO`.
+
+    Raises:
+        ValueError: an argument that cannot work.
+        GuideError: the guide belongs to other tokens or observations; during `learn`: it raised,
+            or wrote what cannot be used. Texts that were finished before are in the exception's
+            attribute `partial_rollout`, what the guide returned in `received`.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        env: Any,
+        guide: Any = None,
+        beta: float = 0.8,
+        guide_kwargs: dict[str, Any] | None = None,
+        to_the_end: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        require("beta", beta, 0 <= beta <= 1, "a probability, 0 to 1")
+        self.beta, self.guide_kwargs, self.to_the_end = beta, guide_kwargs, to_the_end
+        self._guide = guide
+        self.iterations = 0
+        self._starts: GuidedStarts | None = None
+        self._asked, self._before = Queries(), Queries()
+        if isinstance(env, str) and kwargs.get("num_envs") is None and "n_episodes" in kwargs:
+            kwargs["num_envs"] = kwargs["n_episodes"]  # so that the guide is asked once
+        super().__init__(policy, env, **kwargs)
+
+    def guide_rolls_in(self) -> bool:
+        """Return whether this iteration is one of PPO++; else the guide rolls out."""
+        raise NotImplementedError
+
+    # -- the guide -----------------------------------------------------------------------------
+
+    @property
+    def guide(self) -> str | None:
+        """The guide if it is a name, else None; what is saved of it."""
+        return os.fspath(self._guide) if isinstance(self._guide, str | os.PathLike) else None
+
+    @property
+    def queries(self) -> Queries:
+        """What the guide has been asked so far by this algorithm."""
+        if self._starts is None:
+            return self._asked
+        counts = {
+            name: asked + vars(self._starts.queries)[name] - vars(self._before)[name]
+            for name, asked in vars(self._asked).items()
+        }
+        return Queries(**counts)
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        if self.env is not None and self._guide is not None:
+            self._bind_guide(self.env)
+
+    def _bind_guide(self, env: VecEnv) -> GuidedStarts:
+        engine = native_engine(env)
+        if self._starts is None:
+            if self._guide is None:
+                raise ValueError("guide must be given to learn: a model, a function, 'script:...'")
+            self._starts = GuidedStarts(self._guide, self.beta, guide_kwargs=self.guide_kwargs)
+            self._before = replace(self._starts.queries)
+        self._starts.bind(engine.task)
+        self._starts.beta = self.beta
+        return self._starts
+
+    def own_state(self) -> dict[str, Any]:
+        """Return what is saved beside weights and arguments."""
+        return {"iterations": self.iterations, "queries": vars(self.queries).copy()}
+
+    def set_own_state(self, state: dict[str, Any]) -> None:
+        """Take over what `own_state` returned."""
+        self.iterations = int(state["iterations"])
+        self._asked = Queries(**state["queries"])
+
+    # -- roll-outs -----------------------------------------------------------------------------
+
+    def _play(
+        self, env: VecEnv, obs: NDArray[np.int64], on_step: Callable[[dict[str, Any]], bool]
+    ) -> Collected:
+        starts = self._bind_guide(env)
+        rolls_in = self.guide_rolls_in()
+        parts: list[Rollout] = []
+        seams: list[dict[str, float]] = []
+        complete = True
+        while complete and len(parts) * env.num_envs < self.n_episodes:
+            try:
+                if rolls_in:
+                    collected, facts = guide_starts(self.policy, env, starts, on_step)
+                else:
+                    collected, facts = guide_finishes(
+                        self.policy, env, starts, on_step, to_the_end=self.to_the_end
+                    )
+            except Exception as error:
+                parts += filter(None, [getattr(error, "partial_rollout", None)])
+                error.partial_rollout = Rollout.cat(parts) if parts else None  # type: ignore[attr-defined]
+                raise
+            complete = collected.complete
+            parts.append(collected.rollout)
+            seams.append(facts)
+        self._record_guide(rolls_in, [facts for facts in seams if facts])
+        self.iterations += 1
+        # Every round begins with a reset of its own, so there is nothing to reset before the next.
+        starting = np.ones(env.num_envs, dtype=bool)
+        return Collected(Rollout.cat(parts), collected.obs, starting, complete)
+
+    def _record_guide(self, rolls_in: bool, seams: list[dict[str, float]]) -> None:
+        for name in seams[0] if seams else ():
+            self.logger.record(f"guide/{name}", float(np.mean([facts[name] for facts in seams])))
+        for name, count in vars(self.queries).items():
+            self.logger.record(f"guide/{name}", count)
+        self.logger.record("guide/rolls_in", float(rolls_in))
