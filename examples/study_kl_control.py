@@ -35,9 +35,9 @@ def jobs_of(
     """Return a job for each method, beta and seed; DPG has no target without a temperature."""
     return [
         Job(function, {"task": task, "method": method, "beta": beta, "seed": seed} | settings)
+        for seed in range(seeds)
         for method in ("PPO", "RLOO", "DPG")
         for beta in betas
-        for seed in range(seeds)
         if not (method == "DPG" and beta == 0)
     ]
 
@@ -70,12 +70,19 @@ def main() -> None:
                 "beta": beta,
                 "seed": 0,
                 "tokens": 0,
+                "learning_rate": 0.0,
                 "prior": prior,
-            },  # fmt: skip
+            },
         )
         for beta in betas
     ] + jobs_of(
-        kl_control.REVIEWS, betas, args.seeds, kl_control.reviews, tokens=tokens, prior=prior
+        kl_control.REVIEWS,
+        betas,
+        args.seeds,
+        kl_control.reviews,
+        tokens=tokens,
+        learning_rate=3e-4,
+        prior=prior,
     )
     rows = run_stage(toy_jobs + review_jobs, work, args.workers)
     for row in rows:

@@ -104,7 +104,14 @@ def prior_samples(folder: Path, task: str, per_prompt: int, seed: int) -> dict[s
 
 
 def reviews(
-    folder: Path, task: str, method: str, beta: float, seed: int, tokens: int, prior: str
+    folder: Path,
+    task: str,
+    method: str,
+    beta: float,
+    seed: int,
+    tokens: int,
+    learning_rate: float,
+    prior: str,
 ) -> dict[str, Any]:
     """Train on Reviews-v0 and compare with the model it started from, and with the posterior."""
     own: dict[str, Any] = {}
@@ -112,7 +119,11 @@ def reviews(
         own = {"n_episodes": 128, "group_size": 32, "num_envs": 128, "batch_size": 16}
     elif method == "RLOO":
         own = {"batch_size": 16}
-    agent = _algorithm(method, beta, env=REVIEWS, seed=seed, device="cpu", **own)
+    # Falling to 0: at a constant rate, noise alone keeps the policy some tenths of a nat away.
+    agent = _algorithm(
+        method, beta, env=REVIEWS, seed=seed, device="cpu",
+        learning_rate=lambda progress: learning_rate * progress, **own,
+    )  # fmt: skip
     if method != "initial model":
         agent.learn(tokens)
     reference = agent.policy.actor.like(load_lm("reviews")[0])
