@@ -20,7 +20,17 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("env", "rollout", "update", "control", "offline", "hindsight", "memory", "wordle")
+PARTS = (
+    "env",
+    "rollout",
+    "update",
+    "control",
+    "guided",
+    "offline",
+    "hindsight",
+    "memory",
+    "wordle",
+)
 
 
 def run_env(args: argparse.Namespace) -> dict[str, Any]:
@@ -70,6 +80,14 @@ def run_hindsight(args: argparse.Namespace) -> dict[str, Any]:
     return {"threads": args.threads, "rows": [row.as_dict() for row in rows]}
 
 
+def run_guided(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the part `guided`."""
+    from benchmarks import guided
+
+    rows = guided.measure(args.quick, args.seed, args.threads)
+    return {"threads": args.threads, "rows": [row.as_dict() for row in rows]}
+
+
 def run_memory(args: argparse.Namespace) -> dict[str, Any]:
     """Run the part `memory`."""
     from benchmarks import memory
@@ -96,6 +114,7 @@ RUNS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "rollout": run_rollout,
     "update": run_update,
     "control": run_control,
+    "guided": run_guided,
     "offline": run_offline,
     "hindsight": run_hindsight,
     "memory": run_memory,

@@ -22,7 +22,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from studies import offline
 from studies.harness import ROOT, Job, arguments, interval, over_seeds, report, run_stage
-from studies.offline_settings import BETAS, LEARNED, TAUS, Budget, budget_of
+from studies.offline_settings import (
+    ADVERSARIAL,
+    ADVERSARIAL_SIZES,
+    BETAS,
+    LEARNED,
+    TAUS,
+    Budget,
+    budget_of,
+)  # fmt: skip
 
 SWEPT = ("Wordle", "Maze")  # tasks in which beta is varied
 COLOURS = {
@@ -111,10 +119,11 @@ def jobs_of(task: str, seed: int, model: str, size: str) -> list[Job]:
         more = {"method": method, "settings": settings, "beta": beta, "betas": betas}
         jobs.append(Job(offline.values, where | games | more))
     if task == "Wordle":
-        settings, _ = budget.settings_of("ILQL")
-        where |= {"method": "ILQL", "episodes": budget.adversarial}
+        episodes, updates = ADVERSARIAL_SIZES[size]
+        where |= {"method": "ILQL", "episodes": episodes, "updates": updates}
         jobs += [
-            Job(offline.adversarial, where | {"settings": settings | {"tau": tau}}) for tau in TAUS
+            Job(offline.adversarial, where | {"settings": ADVERSARIAL | {"tau": tau}})
+            for tau in TAUS
         ]
     return jobs
 

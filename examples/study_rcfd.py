@@ -33,13 +33,15 @@ METRICS = (
 )  # fmt: skip
 EXPLOIT_METRICS = ("reward", "good_share", "exploit_share", "calibrated_reward")
 KEYS = ("task", "method", "beta", "alpha")
-# Chosen so that the best of each sweep lies inside it.
+# Where demonstrations are texts of the model itself, no penalty is too large for the likelihood.
 BETAS: Mapping[str, Sequence[float]] = {
-    "likelihood": (1.0, 3.0, 10.0),
-    "sentiment": (0.5, 1.0, 2.0),
     "preference": (0.03, 0.1, 0.3),
+    "sentiment": (0.5, 1.0, 2.0),
+    "likelihood": (1.0, 10.0),
 }
-ALPHAS = (0.02, 0.1, 0.3)
+ALPHAS = (0.02, 0.1)
+# Of 64 texts: until the reward alone has left the demonstrations behind.
+ITERATIONS = {"likelihood": 40, "sentiment": 40, "preference": 70}
 BOTH = "preference + length"
 JUDGES = {
     "likelihood": "distinct word pairs",
@@ -91,7 +93,8 @@ def main() -> None:
     args = arguments(__doc__, "rcfd", seeds=3).parse_args()
     quick, seeds = args.quick, args.seeds
     work = args.work / ("quick" if quick else "full")
-    iterations, prompts, episodes, epochs = (2, 64, 256, 1) if quick else (40, 2048, 8192, 5)
+    prompts, episodes, epochs = (64, 256, 1) if quick else (2048, 8192, 5)
+    iterations = dict.fromkeys(ITERATIONS, 2) if quick else ITERATIONS
     test_prompts = 32 if quick else 256
 
     praise = Job(
@@ -118,9 +121,9 @@ def main() -> None:
         for task, betas in BETAS.items()
         for job in jobs_of(
             task,
-            [{"beta": beta} for beta in (0.0, *(betas[1:2] if quick else betas))],
+            [{"beta": beta} for beta in (0.0, *(betas[:1] if quick else betas))],
             seeds,
-            iterations,
+            iterations[task],
             test_prompts,
             **files[task],
         )
@@ -134,9 +137,11 @@ def main() -> None:
     rows = run_stage(jobs, work, args.workers)
     # The weighted sum gets the penalty that is best without a length.
     beta = tuned(over_seeds(rows, METRICS, KEYS), "preference", "A")["beta"]
-    alphas = ALPHAS[1:2] if quick else ALPHAS
-    settings = [{"beta": 0.0, "alpha": ALPHAS[1]}, *({"beta": beta, "alpha": a} for a in alphas)]
-    last = jobs_of(BOTH, settings, seeds, iterations, test_prompts, **files["preference"])
+    alphas = ALPHAS[-1:] if quick else ALPHAS
+    settings = [{"beta": 0.0, "alpha": ALPHAS[-1]}, *({"beta": beta, "alpha": a} for a in alphas)]
+    last = jobs_of(
+        BOTH, settings, seeds, iterations["preference"], test_prompts, **files["preference"]
+    )
     rows += run_stage(last, work, args.workers)
     jobs += last
 

@@ -165,7 +165,7 @@ def adversarial(
     For each pair of an expert's and a suboptimal game about one hidden word that open differently:
     is the expert's first word worth more? Its worth is $\min_i \bar Q_i$ of the token that ends it.
     """
-    game = TASKS[task]
+    game = Game("text_envs/Wordle-v0", "", {"split": "all"})
     data = datasets.recipe("wordle-adversarial", episodes, seed, **game.arguments)
     agent = METHODS[method](
         "ValueGuidedPolicy", game.env(), dataset=data, seed=seed, batch_size=batch_size,

@@ -9,9 +9,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["BETAS", "FULL", "LEARNED", "TAUS", "Budget", "budget_of"]
+__all__ = [
+    "ADVERSARIAL",
+    "ADVERSARIAL_SIZES",
+    "BETAS",
+    "FULL",
+    "LEARNED",
+    "TAUS",
+    "Budget",
+    "budget_of",
+]
 
 TAUS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+# Of ILQL on the adversarial set; a large cql_weight would prefer what the data prefer.
+ADVERSARIAL = {"gamma": 0.99, "cql_weight": 0.01, "polyak": 0.1}
+ADVERSARIAL_SIZES = {"full": (4_400, 400), "quick": (1_100, 100), "smoke": (110, 2)}
 BETAS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 LEARNED = ("MC", "SARSA", "CQL", "ILQL")
 
@@ -33,7 +45,6 @@ class Budget:
         cql_weight: of all values.
         polyak: of all values but Monte-Carlo ones, which need no target.
         betas: strength of the guidance by method.
-        adversarial: episodes of the adversarial set.
     """
 
     episodes: int
@@ -48,7 +59,6 @@ class Budget:
     cql_weight: float
     polyak: float
     betas: Mapping[str, float]
-    adversarial: int = 0
 
     def settings_of(self, method: str) -> tuple[dict[str, Any], float]:
         """Return the arguments of a method's algorithm, and its beta."""
@@ -63,9 +73,9 @@ class Budget:
 
 FULL = {
     "Wordle": Budget(
-        episodes=20_000, clone_updates=2000, imitation_updates=400, updates=1400, batch_size=32,
-        learning_rate=2e-3, evaluation=512, tau=0.7, gamma=0.99, cql_weight=0.1, polyak=0.05,
-        betas={"MC": 4.0, "SARSA": 4.0, "CQL": 4.0, "ILQL": 8.0}, adversarial=4_400,
+        episodes=20_000, clone_updates=2000, imitation_updates=400, updates=1000, batch_size=32,
+        learning_rate=2e-3, evaluation=512, tau=0.7, gamma=0.99, cql_weight=0.5, polyak=0.05,
+        betas={"MC": 4.0, "SARSA": 8.0, "CQL": 8.0, "ILQL": 16.0},
     ),
     "Maze": Budget(
         episodes=1_200, clone_updates=200, imitation_updates=100, updates=800, batch_size=32,
@@ -74,13 +84,13 @@ FULL = {
     ),
     "VisualDialogue": Budget(
         episodes=8_000, clone_updates=1600, imitation_updates=250, updates=500, batch_size=16,
-        learning_rate=2e-3, evaluation=256, tau=0.7, gamma=0.99, cql_weight=0.1, polyak=0.05,
-        betas={"MC": 2.0, "SARSA": 4.0, "CQL": 4.0, "ILQL": 8.0},
+        learning_rate=2e-3, evaluation=256, tau=0.9, gamma=0.99, cql_weight=0.1, polyak=0.1,
+        betas={"MC": 1.0, "SARSA": 4.0, "CQL": 16.0, "ILQL": 4.0},
     ),
     "Comments": Budget(
-        episodes=8_000, clone_updates=400, imitation_updates=150, updates=250, batch_size=32,
-        learning_rate=1e-3, evaluation=512, tau=0.7, gamma=0.99, cql_weight=0.1, polyak=0.05,
-        betas={"MC": 4.0, "SARSA": 4.0, "CQL": 4.0, "ILQL": 4.0},
+        episodes=8_000, clone_updates=400, imitation_updates=150, updates=400, batch_size=32,
+        learning_rate=2e-3, evaluation=512, tau=0.7, gamma=0.99, cql_weight=0.1, polyak=0.1,
+        betas={"MC": 8.0, "SARSA": 8.0, "CQL": 8.0, "ILQL": 8.0},
     ),
 }  # fmt: skip
 
@@ -99,6 +109,5 @@ def budget_of(family: str, size: str) -> Budget:
         full,
         episodes=full.episodes // (4 if size == "quick" else 40),
         evaluation=games,
-        adversarial=440 if full.adversarial and size == "quick" else full.adversarial and 110,
         **fewer,
     )

@@ -31,9 +31,9 @@ from text_envs.tasks.reviews import Reviews
 
 ROUNDS = 2  # texts for each test prompt
 TEXTS = 64  # an iteration
-# Of all methods and use cases. A value loss that reaches the language model, or a lambda below 1
-# while the values are still 0, made PPO collapse with and without a penalty.
-SETTINGS = {"learning_rate": 2e-4, "batch_size": 8, "n_epochs": 1, "gae_lambda": 1.0}
+# Of all methods. A value loss that reaches the language model, or a lambda below 1 while the values
+# are still 0, made PPO collapse with and without a penalty.
+SETTINGS = {"batch_size": 8, "n_epochs": 1, "gae_lambda": 1.0}
 
 
 @dataclass(frozen=True)
@@ -43,23 +43,23 @@ class Case:
     Attributes:
         env: id of the environment.
         rewards: reward models by name; more than one are components.
-        demonstrated: whether the task's examples have references.
+        learning_rate: of all methods; it goes with the language model that they start from.
     """
 
     env: str
     rewards: Mapping[str, Any]
-    demonstrated: bool = True
+    learning_rate: float
 
 
 _FLOAT32 = {"reward": "likelihood", "reward_kwargs": {"dtype": "float32"}}
 _LOGIT = {"reward": "sentiment", "reward_kwargs": {"output": "logit"}}
 _SHORT = {"reward": "length", "reward_kwargs": {"scale": -1.0}}
 CASES: Mapping[str, Case] = {
-    "likelihood": Case("text_envs/LikelihoodContinuation-v0", {"likelihood": _FLOAT32}),
-    "sentiment": Case("text_envs/Reviews-v0", {"sentiment": _LOGIT}, demonstrated=False),
-    "preference": Case("text_envs/Summarization-v0", {"preference": "preference"}),
+    "likelihood": Case("text_envs/LikelihoodContinuation-v0", {"likelihood": _FLOAT32}, 2e-4),
+    "sentiment": Case("text_envs/Reviews-v0", {"sentiment": _LOGIT}, 2e-4),
+    "preference": Case("text_envs/Summarization-v0", {"preference": "preference"}, 5e-4),
     "preference + length": Case(
-        "text_envs/Summarization-v0", {"preference": "preference", "length": _SHORT}
+        "text_envs/Summarization-v0", {"preference": "preference", "length": _SHORT}, 5e-4
     ),
 }
 
@@ -197,7 +197,7 @@ def train(
         reward = resolve({name: [weights[name], case.rewards[name]] for name in names})
     agent = algorithm(
         "CausalLMPolicy", _env(case, "train", TEXTS, reward, texts), n_episodes=TEXTS,
-        kl_coef=beta, reference=start, seed=seed, device="cpu",
+        learning_rate=case.learning_rate, kl_coef=beta, reference=start, seed=seed, device="cpu",
         policy_kwargs={"model": start, "detach_value": True}, **SETTINGS,
     )  # fmt: skip
     training = _Texts(iterations, names[0])
