@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from studies import offline
+from studies import offline, offline_adversarial
 from studies.harness import ROOT, Job, arguments, interval, over_seeds, report, run_stage
 from studies.offline_settings import (
     ADVERSARIAL,
@@ -74,7 +74,7 @@ def main() -> None:
     )  # fmt: skip
     adversarial = over_seeds(
         [row | {"tau": row["settings"]["tau"]} for row in tests],
-        ("accuracy", "expert_first_word", "suboptimal_first_word"), ("tau",),
+        ("accuracy", "expert_first_word", "suboptimal_first_word"), ("method", "tau"),
     )  # fmt: skip
     out = args.out or ROOT / "docs" / "results" / "offline.json"
     flags = {"full": "", "quick": " --quick", "smoke": " --smoke"}[size]
@@ -120,11 +120,13 @@ def jobs_of(task: str, seed: int, model: str, size: str) -> list[Job]:
         jobs.append(Job(offline.values, where | games | more))
     if task == "Wordle":
         episodes, updates = ADVERSARIAL_SIZES[size]
-        where |= {"method": "ILQL", "episodes": episodes, "updates": updates}
-        jobs += [
-            Job(offline.adversarial, where | {"settings": ADVERSARIAL | {"tau": tau}})
-            for tau in TAUS
-        ]
+        same = {"task": "Wordle, adversarial", "seed": seed, "episodes": episodes}
+        where |= same | {"method": "ILQL", "updates": updates}
+        for tau in TAUS:
+            settings = {"settings": ADVERSARIAL | {"tau": tau}}
+            jobs.append(Job(offline_adversarial.adversarial, where | settings))
+            exact = same | {"method": "exact"} | settings
+            jobs.append(Job(offline_adversarial.fixed_point, exact))
     return jobs
 
 
@@ -175,11 +177,18 @@ def draw(
     axis.set(ylabel="score: 0 chance, 1 expert", title="Return of what each method learned")
     axis.legend(ncols=len(methods), fontsize=8)
     left, *others = below.subplots(1, 3)
-    _curve(left, adversarial, "tau", "accuracy", "tab:blue", "ILQL")
+    for method, colour, label in (
+        ("ILQL", "tab:blue", "ILQL"),
+        ("exact", "black", "least loss on these games"),
+    ):
+        lines = [line for line in adversarial if line["method"] == method]
+        _curve(left, lines, "tau", "accuracy", colour, label)
     left.set(
         title="Wordle: good openings that mostly lost", xlabel="tau",
         ylabel="pairs in which the expert's\nfirst word has the higher Q", ylim=(-0.05, 1.05),
     )  # fmt: skip
+    if adversarial:
+        left.legend(fontsize=8)
     for axis, task in zip(others, SWEPT, strict=True):
         for method in LEARNED:
             lines = [x for x in sweep if (x["task"], x["method"]) == (task, method)]

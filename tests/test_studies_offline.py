@@ -44,12 +44,18 @@ def test_every_method_has_a_row_of_every_task(results: Any) -> None:
 
 def test_adversarial_rows_and_sweep(results: Any) -> None:
     tests = [row for row in results["rows"] if "accuracy" in row]
-    assert [row["settings"]["tau"] for row in tests] == [0.5, 0.7, 0.8, 0.9, 0.95, 0.99]
+    for method in ("ILQL", "exact"):
+        taus = [row["settings"]["tau"] for row in tests if row["method"] == method]
+        assert taus == [0.5, 0.7, 0.8, 0.9, 0.95, 0.99]
+        lines = [line for line in results["adversarial"] if line["method"] == method]
+        assert [line["tau"] for line in lines] == taus
     for row in tests:
         assert 0 <= row["accuracy"] <= 1 and row["pairs"] > 10
         # What makes the set adversarial, the same in every row.
         assert row["return_adversarial"] == -6 < row["return_suboptimal"] < row["return_expert"]
-    assert [line["tau"] for line in results["adversarial"]] == [0.5, 0.7, 0.8, 0.9, 0.95, 0.99]
+    exact = [row for row in tests if row["method"] == "exact"]
+    worth = [row["expert_first_word"] for row in exact]
+    assert worth == sorted(worth) and exact[-1]["accuracy"] > exact[0]["accuracy"]
     assert {(line["method"], line["beta"]) for line in results["beta_sweep"]} == {
         (method, beta)
         for method in ("MC", "SARSA", "CQL", "ILQL")
@@ -68,3 +74,12 @@ def test_scores_lie_between_chance_and_the_expert(monkeypatch: pytest.MonkeyPatc
     found = normalised([*rows, row("BC", -6.0, sweep=[{"beta": 1.0, "return": -4.0}])])
     assert [line["score"] for line in found] == [0.125, -0.125, 1.0, 0.5]
     assert found[3]["sweep"] == [{"beta": 1.0, "return": -4.0, "score": 0.75}]
+
+
+def test_the_expectile_of_one_good_game_in_six(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(os.fspath(EXAMPLES))
+    from studies.offline_adversarial import _expectile
+
+    golden = {0.5: -5.441, 0.7: -4.933, 0.8: -4.510, 0.85: -4.219, 0.9: -3.845, 0.99: -2.808}
+    for tau, value in golden.items():
+        assert _expectile([-2.647] + 5 * [-6.0], tau) == pytest.approx(value, abs=1e-3)

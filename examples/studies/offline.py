@@ -7,14 +7,12 @@ guide it. Nothing but the data set is seen before the test games.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
@@ -26,7 +24,9 @@ from agents.mc import MCValues
 from text_envs import datasets
 from text_envs.datasets import EpisodeDataset
 
-__all__ = ["TASKS", "Game", "adversarial", "clone", "imitate", "scripted", "values"]
+__all__ = [
+    "TASKS", "Game", "clone", "falling", "imitate", "learn", "load", "scripted", "values",
+]  # fmt: skip
 
 logging.disable_progress_bar()
 
@@ -110,10 +110,10 @@ def clone(
     env = game.env()
     agent = BC(
         "CausalLMPolicy", env, dataset=game.data(episodes, seed), seed=seed,
-        batch_size=batch_size, learning_rate=_falling(learning_rate), device="cpu",
+        batch_size=batch_size, learning_rate=falling(learning_rate), device="cpu",
         policy_kwargs={"model": make_lm(env, rotary=True, seed=seed)}, held_out=0.02,
     )  # fmt: skip
-    _learn(agent, updates)
+    learn(agent, updates)
     agent.policy.actor.lm.save_pretrained(folder / "model")
     return {"held_out_loss": agent.loss_on(agent.held_out_data)}
 
@@ -127,10 +127,10 @@ def imitate(
     kind: Any = DecisionTransformer if method == "DT" else BC
     agent = kind(
         "CausalLMPolicy", game.env(), dataset=game.data(episodes, seed), seed=seed,
-        batch_size=batch_size, learning_rate=_falling(learning_rate), device="cpu",
-        policy_kwargs={"model": _load(model)}, **({"top": 0.1} if method == "%BC" else {}),
+        batch_size=batch_size, learning_rate=falling(learning_rate), device="cpu",
+        policy_kwargs={"model": load(model)}, **({"top": 0.1} if method == "%BC" else {}),
     )  # fmt: skip
-    _learn(agent, updates)
+    learn(agent, updates)
     return _played(agent, game, evaluation, seed)
 
 
@@ -144,10 +144,10 @@ def values(
     data = game.data(episodes, seed)
     agent = METHODS[method](
         "ValueGuidedPolicy", game.env(), dataset=data, seed=seed, batch_size=batch_size,
-        learning_rate=_falling(learning_rate), device="cpu", beta=beta,
-        policy_kwargs={"model": _load(model)}, **settings,
+        learning_rate=falling(learning_rate), device="cpu", beta=beta,
+        policy_kwargs={"model": load(model)}, **settings,
     )  # fmt: skip
-    curve = _learn(agent, updates, points=10)
+    curve = learn(agent, updates, points=10)
     row = _played(agent, game, evaluation, seed)
     sweep = []
     for beta in betas:
@@ -156,59 +156,12 @@ def values(
     return {**row, "curve": curve, "sweep": sweep}
 
 
-def adversarial(
-    folder: Path, task: str, method: str, seed: int, model: str, episodes: int, updates: int,
-    batch_size: int, learning_rate: float, settings: dict[str, float],
-) -> dict[str, Any]:  # fmt: skip
-    r"""Learn from games in which the best opening mostly lost, and ask whether it is seen through.
-
-    For each pair of an expert's and a suboptimal game about one hidden word that open differently:
-    is the expert's first word worth more? Its worth is $\min_i \bar Q_i$ of the token that ends it.
-    """
-    game = Game("text_envs/Wordle-v0", "", {"split": "all"})
-    data = datasets.recipe("wordle-adversarial", episodes, seed, **game.arguments)
-    agent = METHODS[method](
-        "ValueGuidedPolicy", game.env(), dataset=data, seed=seed, batch_size=batch_size,
-        learning_rate=_falling(learning_rate), device="cpu",
-        policy_kwargs={"model": _load(model)}, **settings,
-    )  # fmt: skip
-    curve = _learn(agent, updates, points=10)
-    worth = _first_words(agent, data)
-    kind, number = data.columns["policy"], data.columns["game"]
-    first = data.tokens[:, 1:6]
-    pairs = [
-        (worth[expert], worth[other])
-        for expert in np.flatnonzero(kind == "expert")
-        for other in np.flatnonzero((kind == "suboptimal") & (number == number[expert]))
-        if (first[expert] != first[other]).any()
-    ]
-    better, worse = np.array(pairs).T
-    return {
-        "accuracy": float((better > worse).mean()),
-        "pairs": len(pairs),
-        "expert_first_word": float(better.mean()),
-        "suboptimal_first_word": float(worse.mean()),
-        **{f"return_{name}": float(data.returns[kind == name].mean()) for name in np.unique(kind)},
-        "curve": curve,
-    }
-
-
-@torch.no_grad()
-def _first_words(agent: Any, data: EpisodeDataset) -> Any:
-    """Return the value `(B,)` of ending the first word, which the agent's sixth token does."""
-    batch, target = agent.as_batch(data), agent.policy.target
-    mask = torch.zeros_like(batch.mask)
-    mask[:, 5] = True
-    hidden = target.encode(batch.tokens, batch.columns, mask)
-    return target.q_at(hidden, batch.actions[mask]).amin(dim=0).numpy()
-
-
-def _falling(rate: float) -> Any:
+def falling(rate: float) -> Callable[[float], float]:
     """Return a schedule: constant for two thirds, then falling to 0."""
     return lambda remaining: rate * min(1.0, 3 * remaining)
 
 
-def _learn(agent: Any, updates: int, points: int = 1) -> list[dict[str, float]]:
+def learn(agent: Any, updates: int, points: int = 1) -> list[dict[str, float]]:
     """Train for about `updates` minibatches and return what was logged on the way."""
     if not updates:
         return []
@@ -225,7 +178,8 @@ def _learn(agent: Any, updates: int, points: int = 1) -> list[dict[str, float]]:
     return curve
 
 
-def _load(model: str) -> PreTrainedModel:
+def load(model: str) -> PreTrainedModel:
+    """Return a copy of a cloned model."""
     lm: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model)
     return lm
 
