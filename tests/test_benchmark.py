@@ -63,6 +63,7 @@ def test_every_part_says_where_and_how_it_was_measured(
             "control",
             {(ours, "plain LM training") for ours in ("DPG update", "RLOO update")},
         ),
+        ("guided", {(ours, "PPO") for ours in ("PPO++", "AggreVaTeD")}),
         (
             "offline",
             {
