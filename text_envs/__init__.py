@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from text_envs.core import TokenEnv
-from text_envs.errors import DatasetError, RewardModelError
+from text_envs.errors import DatasetError, GuideError, RewardModelError
 from text_envs.registration import list_ids, register, register_goal
 from text_envs.tasks.base import Task
 from text_envs.types import Episode, EpisodeBatch, Example, Replies, Role, Turns
@@ -22,6 +22,7 @@ __all__ = [
     "Episode",
     "EpisodeBatch",
     "Example",
+    "GuideError",
     "Replies",
     "RewardModelError",
     "Role",
