@@ -11,6 +11,7 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -45,7 +46,7 @@ class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
         env: an environment id, a Gymnasium environment, a `TokenVectorEnv` or a `VecEnv`.
         n_episodes: episodes an iteration, a multiple of the number of environments.
         num_envs: environments to make if `env` is an id; None for as many as divide `n_episodes`,
-            at most 64.
+            at most 64 or one group.
         group_size: that many neighbouring episodes of a roll-out share their start. The
             environments are then reset before each of their episodes.
         kl_coef: weight of the KL to the reference, reward per nat; what becomes of it is the
@@ -64,6 +65,7 @@ class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
     policy: CausalLMPolicy
     progress_bar = TokenProgressBar
     needs_reference: ClassVar[bool] = False  # even with kl_coef=0
+    takes_goals: ClassVar[bool] = False  # observations with a desired goal beside the tokens
     rollout: Rollout | None
 
     def __init__(
@@ -81,7 +83,8 @@ class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
         policy_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        require("n_episodes", n_episodes, n_episodes >= 1, "at least 1")
+        require_whole("n_episodes", n_episodes)
+        require_whole("group_size", group_size)
         require("kl_coef", kl_coef, kl_coef >= 0, "at least 0")
         require("kl_horizon", kl_horizon, kl_horizon > 0, "above 0")
         require("kl_target", kl_target, kl_target is None or kl_target > 0, "None or above 0")
@@ -90,7 +93,7 @@ class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
                 f"kl_target={kl_target} adapts kl_coef by factors, and 0 stays 0: give kl_coef a "
                 "start above 0, for example 0.05"
             )
-        env = as_vec_env(env, num_envs, n_episodes)
+        env = as_vec_env(env, num_envs, n_episodes, group_size)
         count = getattr(env, "num_envs", 1)
         if n_episodes % count:
             raise ValueError(
@@ -98,11 +101,11 @@ class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
                 "episodes each, and must be whole, so that long episodes are not left out; nearest "
                 f"n_episodes: {max(n_episodes // count, 1) * count}"
             )
-        require("group_size", group_size, group_size >= 1, "at least 1")
         if env is not None and count % group_size:
             raise ValueError(
                 f"group_size={group_size} must divide the {count} environments, whose episodes are "
-                f"played side by side; nearest: {_nearest_divisor(count, group_size)}"
+                f"played side by side; nearest: {_nearest_divisor(count, group_size)}. For this "
+                f"group_size, num_envs and n_episodes must be multiples of {group_size}"
             )
         self.group_size = group_size
         if env is not None:
@@ -119,6 +122,11 @@ class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
         )
 
     def _setup_model(self) -> None:
+        if isinstance(self.observation_space, spaces.Dict) and not self.takes_goals:
+            raise ValueError(
+                f"{type(self).__name__} plays for rewards, not for goals as this environment asks; "
+                "accepted: the id without Goal, or the algorithms HIR and FARL"
+            )
         super()._setup_model()
         source, actor = self._reference_source, self.policy.actor
         if source is not None:
@@ -213,6 +221,11 @@ class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
     # -- glue ----------------------------------------------------------------------------------
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
+        if self.env is None:
+            raise ValueError(
+                f"{type(self).__name__} has no environment to learn in: give load(path, env=...), "
+                "or call set_env"
+            )
         reset = args[1] if len(args) > 1 else kwargs.get("reset_num_timesteps", True)
         if reset:
             self.pending = None
@@ -223,6 +236,19 @@ class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
 def _nearest_divisor(count: int, wanted: int) -> int:
     divisors = [k for k in range(1, count + 1) if count % k == 0]
     return min(divisors, key=lambda k: abs(k - wanted))
+
+
+def require_whole(name: str, value: object) -> None:
+    """Raise a ValueError unless `value` is an integer of at least 1."""
+    whole = isinstance(value, int | np.integer) and value >= 1
+    require(name, value, bool(whole), "an integer of at least 1")
+
+
+def require_batch(batch_size: object, n_episodes: int) -> None:
+    """Raise a ValueError unless `batch_size` is None or a number of sequences of a roll-out."""
+    fits = isinstance(batch_size, int | np.integer) and 1 <= batch_size <= n_episodes
+    accepted = f"None or 1..n_episodes={n_episodes} sequences"
+    require("batch_size", batch_size, batch_size is None or bool(fits), accepted)
 
 
 def require(name: str, value: object, fine: bool, accepted: str) -> None:

@@ -52,7 +52,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
-from agents.base import require
+from agents.base import require_whole
 from agents.bc import BC
 from agents.offline_batches import OfflineBatch
 from agents.policies import CausalLMPolicy
@@ -69,13 +69,14 @@ class DecisionTransformer(BC):
     data = text_envs.datasets.collect("text_envs/Maze-v0", "mixed", 1000)
     agent = DecisionTransformer("CausalLMPolicy", dataset=data, policy_kwargs={"model": "scratch"})
     agent.learn(n_epochs=5)
-    agent.policy.target_return = -10.0
+    agent.target_return = -10.0  # play for less than the best
     ```
 
     Args:
         policy: `"CausalLMPolicy"`, which is then a `ReturnConditionedPolicy`, or a subclass of it.
         env: an environment id, a Gymnasium environment, a `TokenVectorEnv` or a `VecEnv`.
-        dataset: an `EpisodeDataset`, or what `text_envs.datasets.load` reads; None only to predict.
+        dataset: an `EpisodeDataset`, or what `text_envs.datasets.load` reads; None only to predict,
+            with the levels of return in `policy_kwargs["returns"]`.
         learning_rate: a number, or a function of the remaining progress.
         batch_size: episodes a minibatch, on average.
         levels: levels of return that are told apart, at most.
@@ -127,13 +128,16 @@ class DecisionTransformer(BC):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        require("levels", levels, levels >= 1, "at least 1")
+        require_whole("levels", levels)
         self.levels = levels
         dataset = None if dataset is None else datasets.load(dataset)
         policy_kwargs = dict(policy_kwargs or {})
         if "returns" not in policy_kwargs:
             if dataset is None:
-                raise ValueError("DecisionTransformer needs dataset: it says which returns exist")
+                raise ValueError(
+                    "DecisionTransformer needs dataset, which says which returns exist; accepted: "
+                    "a dataset, or the returns themselves in policy_kwargs['returns']"
+                )
             policy_kwargs["returns"] = return_levels(dataset.returns, levels).tolist()
         if target_return is not None:
             policy_kwargs["target_return"] = target_return
@@ -160,8 +164,12 @@ class DecisionTransformer(BC):
 
     @property
     def target_return(self) -> float:
-        """The return that `predict` plays for."""
+        """The return that `predict` plays for; may be set at any time."""
         return cast(ReturnConditionedPolicy, self.policy).target_return
+
+    @target_return.setter
+    def target_return(self, value: float) -> None:
+        cast(ReturnConditionedPolicy, self.policy).target_return = value
 
     def hidden(self, batch: OfflineBatch) -> Tensor:
         """Return hidden states `(M, d)` of the states of texts that were told their returns."""

@@ -10,15 +10,15 @@ target keeps the diversity that the constraint leaves it.
 
 - $P(x) = \pi_0(x) e^{u(x)}$, $u = r / \beta$: `RewardTarget`; 0 or $-\infty$: `FilterTarget`;
   $\lambda \cdot \phi$: `MomentTarget`
-- $\lambda \leftarrow \lambda + \eta\,(\mu - \sum w \phi / \sum w)$ with
-  $w = (\pi_0/q) e^{\lambda\phi}$: `fit_multipliers`
+- $\lambda \leftarrow \lambda + \eta\,C^{-1} (\mu - \sum w \phi / \sum w)$ with
+  $w = (\pi_0/q) e^{\lambda\phi}$, for each start its own $\sum w$: `fit_multipliers`
 - $Z = E_q[P/q]$, for each start $c$ its own $Z(c)$: `log_normaliser`, averaged over iterations
 - $\nabla KL(p \| \pi) = -E_q[(\frac{P}{Z q} - \frac{\pi}{q}) \nabla \log \pi]$; for another
   divergence $\nabla D_f = E_q[\frac{\pi}{q} (f'(\pi/p) - b) \nabla \log \pi]$: `dpg_weights`,
   `f_derivative`
-- $KL(p \| \pi) = -\log Z + \frac1Z E_q[\frac{P}{q} (\log P - \log \pi)]$: `kl_to_target`
+- $KL(p \| \pi) = E_q[\frac{P}{Z q} (\log \frac{P}{Z} - \log \pi)]$: `kl_to_target`
 - $TVD = \frac12 E_q |\frac{\pi}{q} - \frac{P}{Z q}|$: `total_variation`
-- $ESS = (\sum w)^2 / (B \sum w^2)$, $w = P/q$: `effective_sample_size`
+- $ESS = (\sum w)^2 / (B \sum w^2)$, $w = P / (Z q)$: `effective_sample_size`
 
 With $u = r / \beta$ and `divergence="reverse_kl"` this is KL-regularised reinforcement learning;
 the other divergences approach the same $p^*$ from other sides.
@@ -51,10 +51,11 @@ adaptive, every proposal_interval iterations:  if KL(p || pi) < KL(p || q):  q <
 
 **Deviations** from the papers: $Z$ is averaged over all iterations, whatever proposal sampled (each
 estimate is unbiased), in place of a moving window; the divergences that decide about the proposal
-are those of the last roll-out, with $\log \pi$ of the training pass; multipliers are fitted on
-features scaled to unit variance.
+are those of the last roll-out, with $\log \pi$ of the training pass; the steps towards the
+multipliers are Newton's, $C$ the covariance of $\phi$ under $P$, as a fixed step oscillates where a
+feature is rare.
 
-**Metrics**: `target/log_z` (mean over starts), `target/ess` (share of the samples that count),
+**Metrics**: `target/log_z` (mean over texts), `target/ess` (share of the samples that count),
 `target/kl_p_pi`, `target/kl_p_q`, `target/tvd`, `target/coverage` (share of samples in the
 target's support), `target/moment_<term>` (mean feature of the samples of q),
 `target/multiplier_<term>`; `train/dpg_loss`, `train/grad_norm`, `train/learning_rate`,
@@ -78,9 +79,9 @@ from typing import Any
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import Schedule
-from torch import Tensor
+from torch import Tensor, nn
 
-from agents.base import EpisodicAlgorithm, require
+from agents.base import EpisodicAlgorithm, require, require_batch
 from agents.functional_dpg import (
     DIVERGENCES,
     dpg_weights,
@@ -89,9 +90,10 @@ from agents.functional_dpg import (
     log_normaliser,
     total_variation,
 )
+from agents.group_rollouts import collect_groups
 from agents.policies import CausalLMPolicy
 from agents.rollouts import Rollout, collect_episodes, score
-from agents.targets import FilterTarget, MomentTarget, RewardTarget, Target
+from agents.targets import MomentTarget, make_target
 
 __all__ = ["DPG"]
 
@@ -121,7 +123,7 @@ class DPG(EpisodicAlgorithm):
         divergence: what is minimised, see the card.
         baseline: subtract the mean from the weights.
         proposal: "policy" samples from what is trained, "adaptive" from the best policy so far,
-            "reference" from the reference.
+            "reference" from the reference, which is `reference` if that is given.
         proposal_interval: iterations between two looks at an adaptive proposal.
         learning_rate: a number, or a function of the remaining progress.
         n_episodes: episodes an iteration, a multiple of the number of environments.
@@ -141,7 +143,8 @@ class DPG(EpisodicAlgorithm):
         device: "auto", "cpu", "cuda".
 
     Raises:
-        ValueError: an argument that cannot work; during `learn`: a moment that no text reaches.
+        ValueError: an argument that cannot work; during `learn`: a moment that no text reaches, or
+            a divergence that is infinite for this target.
     """
 
     needs_reference = True
@@ -174,22 +177,21 @@ class DPG(EpisodicAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        self.target = _target(beta, accept, moments, multipliers)
+        self.target = make_target(beta, accept, moments, multipliers)
         require("divergence", divergence, divergence in DIVERGENCES, ", ".join(DIVERGENCES))
         require("proposal", proposal, proposal in PROPOSALS, ", ".join(PROPOSALS))
         require("proposal_interval", proposal_interval, proposal_interval >= 1, "at least 1")
         require("max_grad_norm", max_grad_norm, max_grad_norm > 0, "above 0")
         enough = fit_episodes is None or fit_episodes >= 1
         require("fit_episodes", fit_episodes, enough, "None or at least 1")
-        fits = batch_size is None or 1 <= batch_size <= n_episodes
-        require("batch_size", batch_size, fits, f"None or 1..n_episodes={n_episodes} sequences")
+        require_batch(batch_size, n_episodes)
         self.beta, self.accept, self.moments = beta, accept, moments
         self.divergence, self.baseline, self.batch_size = divergence, baseline, batch_size
         self.proposal, self.proposal_interval = proposal, proposal_interval
         self.fit_episodes = fit_episodes
         # Of each start (-1: of all together): logarithm of the sum of Z's estimates, their number.
         self.normalisers: dict[int, tuple[float, int]] = {}
-        self._warned = False
+        self._warned: set[str] = set()
         super().__init__(
             policy,
             env,
@@ -227,6 +229,13 @@ class DPG(EpisodicAlgorithm):
         self._sampler: CausalLMPolicy | None = None
         if self.proposal != "policy":
             self._sampler = copy.deepcopy(self.policy)
+        if self.proposal == "reference":
+            assert self._sampler is not None and self.reference is not None
+            self._sampler.actor = self.reference
+            # Its values are not used, and the old head may have the width of another model.
+            width = self.reference.hidden_size
+            self._sampler.value_net = nn.Linear(width, 1, device=self.device)
+        self._warn_about_starts()
 
     @property
     def behaviour(self) -> CausalLMPolicy:
@@ -235,14 +244,16 @@ class DPG(EpisodicAlgorithm):
 
     def own_state(self) -> dict[str, Any]:
         """Return what is saved beside weights and arguments: normalisers and proposal."""
-        sampler = None if self._sampler is None else dict(self._sampler.state_dict())
+        sampler = None
+        if self._sampler is not None and self.proposal == "adaptive":
+            sampler = dict(self._sampler.state_dict())
         normalisers = [[key, *pair] for key, pair in self.normalisers.items()]
-        return {"normalisers": normalisers, "sampler": sampler, "warned": self._warned}
+        return {"normalisers": normalisers, "sampler": sampler, "warned": sorted(self._warned)}
 
     def set_own_state(self, state: dict[str, Any]) -> None:
         """Take over what `own_state` returned."""
         self.normalisers = {int(key): (total, count) for key, total, count in state["normalisers"]}
-        self._warned = state["warned"]
+        self._warned = set(state["warned"])
         if self._sampler is not None and state["sampler"] is not None:
             self._sampler.load_state_dict(state["sampler"])
 
@@ -257,8 +268,11 @@ class DPG(EpisodicAlgorithm):
         log_q = rollout.log_probs.double().sum(dim=1)  # (B,), padded places are 0
         log_p = ref_log_probs.double().sum(dim=1) + self.target.log_potential(rollout)
         log_z = self._update_normalisers(rollout, log_p, log_q)
-        self._warn_about_coverage(rollout, log_p - log_q)
+        # In units of each start's own Z: one that is paid more must not seem to be all there is.
+        log_w = torch.where(log_z.isfinite(), log_p - log_q - log_z, -torch.inf)
+        self._warn_about_coverage(log_w, log_z)
         log_pi = self._update_policy(rollout, log_p, log_q, log_z)
+        self.logger.record("target/ess", effective_sample_size(log_w))
         self._record(rollout, log_p, log_q, log_pi, log_z)
 
     def _update_policy(
@@ -322,20 +336,45 @@ class DPG(EpisodicAlgorithm):
         means = [self.normalisers[key][0] - math.log(self.normalisers[key][1]) for key in keys]
         return torch.tensor(means, dtype=torch.float64, device=log_p.device)[groups]
 
-    def _warn_about_coverage(self, rollout: Rollout, log_w: Tensor) -> None:
-        counting = effective_sample_size(log_w) * len(rollout)
-        if counting >= _FEW or self._warned:
+    def _warn_about_starts(self) -> None:
+        """Say that one normaliser is meant for one start."""
+        if self.group_size > 1 or self.env is None:
             return
-        self._warned = True
-        inside = int(log_w.isfinite().sum())
-        logger.warning(
-            "the proposal does not cover the target: of %d texts, %d are in its support and %.1f "
-            "count (effective sample size). Take a larger n_episodes, a softer target (a higher "
-            "beta, a lower bar), or proposal='adaptive'",
-            len(rollout),
-            inside,
-            counting,
-        )
+        try:
+            starts = len(self.env.get_attr("task")[0])
+        except AttributeError:
+            return
+        if starts > 1:
+            logger.warning(
+                "group_size=1 takes one normaliser Z for all %d starts: starts that the target "
+                "prefers weigh more, and its KL from the policy cannot reach 0. Give each start "
+                "its own, for example with group_size=32",
+                starts,
+            )
+
+    def _warn_about_coverage(self, log_w: Tensor, log_z: Tensor) -> None:
+        """Say once that few samples count, and once that a start has none in the support."""
+        total, inside = len(log_w), int(log_w.isfinite().sum())
+        counting = effective_sample_size(log_w) * total
+        if counting < _FEW and "few" not in self._warned:
+            self._warned.add("few")
+            logger.warning(
+                "the proposal does not cover the target: of %d texts, %d are in its support and "
+                "%.1f count (effective sample size). Take a larger n_episodes, a softer target (a "
+                "higher beta, a lower bar), or proposal='adaptive'",
+                total,
+                inside,
+                counting,
+            )
+        empty = int((log_z == -torch.inf).sum()) // self.group_size
+        if self.group_size > 1 and empty and "start" not in self._warned:
+            self._warned.add("start")
+            logger.warning(
+                "no text so far is in the target's support for %d of %d starts of this roll-out; "
+                "they teach nothing until one is. Take a larger group_size or a lower bar",
+                empty,
+                total // self.group_size,
+            )
 
     def _record(
         self, rollout: Rollout, log_p: Tensor, log_q: Tensor, log_pi: Tensor, log_z: Tensor
@@ -344,7 +383,6 @@ class DPG(EpisodicAlgorithm):
         known = log_z.isfinite()
         covered = log_p.isfinite().double().mean().item()
         self.logger.record("target/coverage", covered)
-        self.logger.record("target/ess", effective_sample_size(log_p - log_q))
         for name, weight in (self.multipliers or {}).items():
             self.logger.record(f"target/multiplier_{name}", weight)
         if isinstance(self.target, MomentTarget):
@@ -369,37 +407,18 @@ class DPG(EpisodicAlgorithm):
         wanted = self.fit_episodes or 4 * self.n_episodes
         count = -(-wanted // self.env.num_envs) * self.env.num_envs
         self.policy.set_training_mode(False)
-        obs: Any = self.env.reset()
-        rollout = collect_episodes(self.behaviour, self.env, count, obs).rollout.to(self.device)
+        groups = None
+        if self.group_size == 1:
+            obs: Any = self.env.reset()
+            rollout = collect_episodes(self.behaviour, self.env, count, obs).rollout
+        else:
+            rollout = collect_groups(self.behaviour, self.env, count, self.group_size).rollout
+            starts = torch.tensor([int(info["example_index"]) for info in rollout.infos])
+            groups = starts.unique(return_inverse=True)[1].to(self.device)
+        rollout = rollout.to(self.device)
         self._last_obs = self.env.reset()  # type: ignore[assignment]
         rollout.ref_log_probs = score(self.reference, rollout)
-        target.fit(rollout)
-
-
-def _target(
-    beta: float | None,
-    accept: float | None,
-    moments: dict[str, float] | None,
-    multipliers: dict[str, float] | None,
-) -> Target:
-    """Return the target that the arguments of `DPG` stand for."""
-    given = [
-        name
-        for name, value in (("beta", beta), ("accept", accept), ("moments", moments))
-        if value is not None
-    ]
-    if len(given) != 1:
-        raise ValueError(
-            "DPG needs exactly one of beta, accept and moments to know its target, got "
-            f"{' and '.join(given) or 'none'}"
-        )
-    if multipliers is not None and set(multipliers) != set(moments or {}):
-        raise ValueError(f"multipliers {sorted(multipliers)} do not fit moments {moments}")
-    if beta is not None:
-        return RewardTarget(beta)
-    if accept is not None:
-        return FilterTarget(accept)
-    return MomentTarget(dict(moments or {}), dict(multipliers or {}))
+        target.fit(rollout, groups)
 
 
 def _log_add(a: float, b: float) -> float:

@@ -11,18 +11,25 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from text_envs.datasets import EpisodeDataset
+from text_envs.datasets.facts import tokenizer_facts
 from text_envs.lm.scratch import make_lm
 
-__all__ = ["as_vec_env", "policy_kwargs_for", "recorded_env"]
+__all__ = ["as_vec_env", "known_tokenizer", "policy_kwargs_for", "recorded_env"]
 
 
-def as_vec_env(env: Any, num_envs: int | None, n_episodes: int) -> Any:
-    """Return a `VecEnv` for an id or a vector environment; leave anything else as it is."""
+def as_vec_env(env: Any, num_envs: int | None, n_episodes: int, group_size: int = 1) -> Any:
+    """Return a `VecEnv` for an id or a vector environment; leave anything else as it is.
+
+    Of an id, `num_envs=None` makes as many as divide `n_episodes`, at most 64; whole groups if some
+    such number has them.
+    """
     if isinstance(env, str | gym.vector.VectorEnv):
         import text_envs
 
         if isinstance(env, str):
-            most = max(n for n in range(1, min(n_episodes, 64) + 1) if n_episodes % n == 0)
+            most = min(n_episodes, max(64, group_size))
+            fitting = [n for n in range(1, most + 1) if n_episodes % n == 0]
+            most = max([n for n in fitting if n % group_size == 0] or fitting)
             return text_envs.make_sb3(env, num_envs=most if num_envs is None else num_envs)
         return text_envs.make_sb3(env)
     if num_envs is not None and num_envs != getattr(env, "num_envs", 1):
@@ -40,7 +47,17 @@ def recorded_env(dataset: EpisodeDataset, num_envs: int) -> Any:
     spec = dataset.metadata.get("env_spec")
     if spec is None or spec["id"] not in gym.registry:
         return None
-    return text_envs.make_sb3(spec["id"], num_envs=num_envs, **spec["kwargs"])
+    limit = spec.get("max_episode_steps")
+    limited = {} if limit is None else {"max_episode_steps": limit}
+    return text_envs.make_sb3(spec["id"], num_envs=num_envs, **spec["kwargs"], **limited)
+
+
+def known_tokenizer(env: Any, dataset: EpisodeDataset | None) -> dict[str, Any] | None:
+    """Return the facts of the tokenizer of `env`, or of a data set, if one of them tells."""
+    tokenizer = None if env is None else _attribute(env, "tokenizer")
+    if tokenizer is not None:
+        return tokenizer_facts(tokenizer)
+    return None if dataset is None else dataset.metadata.get("tokenizer")
 
 
 def policy_kwargs_for(

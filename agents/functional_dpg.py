@@ -20,11 +20,15 @@ __all__ = [
     "fit_multipliers",
     "kl_to_target",
     "log_normaliser",
+    "moment_range",
     "total_variation",
 ]
 
 DIVERGENCES = ("kl", "reverse_kl", "tv", "js", "chi2", "reverse_chi2")
 """KL(p||pi), KL(pi||p), total variation, twice Jensen-Shannon, chi2(p||pi), chi2(pi||p)."""
+
+# Weights above it become infinite gradients in float32, and clipping makes NaN of these.
+_LARGEST = 1e30
 
 
 def log_normaliser(log_p: Tensor, log_q: Tensor, groups: Tensor | None = None) -> Tensor:
@@ -41,10 +45,9 @@ def log_normaliser(log_p: Tensor, log_q: Tensor, groups: Tensor | None = None) -
     log_w = log_p.double() - log_q.double()
     if groups is None:
         return log_w.logsumexp(dim=0) - math.log(len(log_w))
-    count = int(groups.max()) + 1
-    same = groups == torch.arange(count, device=groups.device)[:, None]  # (G, B)
+    same = _members(groups)  # (G, B)
     inside = torch.where(same, log_w, log_w.new_tensor(-torch.inf))
-    return inside.logsumexp(dim=1) - same.sum(dim=1).log()
+    return inside.logsumexp(dim=1) - same.sum(dim=1).clamp(min=1).log()
 
 
 def effective_sample_size(log_w: Tensor) -> float:
@@ -117,13 +120,13 @@ def dpg_weights(
         log_p: `(B,)` $\log P$.
         log_q: `(B,)`.
         log_pi: `(B,)`, taken as constant.
-        log_z: a scalar, or `(B,)` with the Z of each text's start.
+        log_z: a scalar, or `(B,)` with the Z of each text's start; finite.
         divergence: one of `DIVERGENCES`.
         baseline: subtract b; same expectation, less variance. Needs two samples.
 
     Raises:
-        ValueError: an unknown divergence, or one that is infinite because the target excludes
-            texts that the policy writes.
+        ValueError: an unknown divergence, one that is infinite because the target excludes texts
+            that the policy writes, or one that is too large for a number.
     """
     log_p, log_q, log_pi = log_p.double(), log_q.double(), log_pi.detach().double()
     excluded = log_p == -torch.inf
@@ -137,17 +140,28 @@ def dpg_weights(
     if divergence == "kl":  # without pi / q twice, which overflows long before their quotient does
         pull = (log_p - log_z - log_q).exp()
         return pull - ratio if baseline else pull
-    slope = f_derivative(divergence, log_pi - log_p + log_z)
+    log_t = log_pi - log_p + log_z
+    slope = f_derivative(divergence, log_t)
     if baseline:
         paid = ratio * slope
         slope = slope - (paid.sum() - paid) / max(len(paid) - 1, 1)
-    return -ratio * slope
+    weights = -ratio * slope
+    if not bool((weights.abs() < _LARGEST).all()):
+        raise ValueError(
+            f"divergence {divergence!r} overflows: log(pi / p) of {len(weights)} sampled texts "
+            f"lies between {float(log_t.min()):.3g} and {float(log_t.max()):.3g} nats, and a text "
+            "is weighed by an exponential of it. Take a softer target (a higher beta), or one of "
+            "'kl', 'reverse_kl', 'tv', 'js'"
+        )
+    return weights
 
 
 def kl_to_target(log_p: Tensor, log_q: Tensor, log_pi: Tensor, log_z: Tensor) -> Tensor:
     r"""Estimate the KL of the policy from the target, KL(p||pi).
 
-    $KL(p \| \pi) = -\log Z + \frac{1}{Z} E_q[\frac{P}{q} (\log P - \log \pi)]$.
+    $KL(p \| \pi) = E_q[\frac{P}{Z q} (\log P - \log Z - \log \pi)]$. With $\log Z$ outside of the
+    expectation it is the same, but the error of a roll-out whose own mean of $P / q$ is not Z is
+    then multiplied by $\log Z$, which any constant in the reward makes large.
 
     Args:
         log_p: `(B,)` $\log P$.
@@ -158,40 +172,70 @@ def kl_to_target(log_p: Tensor, log_q: Tensor, log_pi: Tensor, log_z: Tensor) ->
     Returns:
         a scalar in nats.
     """
-    log_p, log_pi = log_p.double(), log_pi.detach().double()
-    weight = (log_p - log_z - log_q.double()).exp()
-    gap = torch.where(weight > 0, log_p - log_pi, torch.zeros_like(log_p))
-    return (weight * gap).mean() - torch.as_tensor(log_z).mean()
+    log_p = log_p.double() - log_z  # of the normalised target
+    weight = (log_p - log_q.double()).exp()
+    gap = torch.where(weight > 0, log_p - log_pi.detach().double(), torch.zeros_like(log_p))
+    return (weight * gap).mean()
 
 
 def total_variation(log_p: Tensor, log_q: Tensor, log_pi: Tensor, log_z: Tensor) -> Tensor:
-    r"""Estimate $\frac12 \mathrm{mean}\,|\frac{\pi}{q} - \frac{P}{Z q}|$, a scalar in [0, 1]."""
+    r"""Estimate $\frac12 \mathrm{mean}\,|\frac{\pi}{q} - \frac{P}{Z q}|$, a scalar.
+
+    The distance itself is at most 1; the estimate from few samples may exceed it.
+    """
     log_q = log_q.double()
     policy = (log_pi.detach().double() - log_q).exp()
     return 0.5 * (policy - (log_p.double() - log_z - log_q).exp()).abs().mean()
+
+
+def moment_range(features: Tensor, groups: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return the least and the greatest means that weights on the samples can give, `(K,)` each.
+
+    Args:
+        features: `(B, K)`.
+        groups: `(B,)` int64 numbers of the starts, each of which keeps its share of the weight.
+
+    >>> low, high = moment_range(torch.tensor([[0.0], [1.0], [2.0], [6.0]]))
+    >>> low.tolist(), high.tolist()
+    ([0.0], [6.0])
+    >>> low, high = moment_range(torch.tensor([[0.0], [1.0], [2.0], [6.0]]), torch.arange(4) // 2)
+    >>> low.tolist(), high.tolist()
+    ([1.0], [3.5])
+    """
+    if groups is None:
+        return features.amin(dim=0), features.amax(dim=0)
+    same = _members(groups)  # (G, B)
+    same = same[same.any(dim=1)]
+    share = same.to(features.dtype).mean(dim=1)  # (G,)
+    low = torch.where(same[:, :, None], features, torch.inf).amin(dim=1)  # (G, K)
+    high = torch.where(same[:, :, None], features, -torch.inf).amax(dim=1)
+    return share @ low, share @ high
 
 
 def fit_multipliers(
     features: Tensor,
     moments: Tensor,
     log_w: Tensor | None = None,
+    groups: Tensor | None = None,
     *,
-    learning_rate: float = 0.5,
     tolerance: float = 1e-9,
-    max_steps: int = 20_000,
+    max_steps: int = 200,
 ) -> Tensor:
     r"""Return $\lambda$ such that $P = \pi_0 e^{\lambda \cdot \phi}$ has the wanted moments.
 
-    $\lambda \leftarrow \lambda + \eta\,(\mu - \hat E_\lambda \phi)$ with the self-normalised
-    estimate $\hat E_\lambda \phi = \sum w \phi / \sum w$, $w = (\pi_0 / q)\,e^{\lambda\cdot\phi}$.
-    Features are scaled to unit variance first, so that one step size fits all of them.
+    $\lambda \leftarrow \lambda + \eta\,C^{-1}(\mu - \hat E_\lambda \phi)$ with the self-normalised
+    estimate $\hat E_\lambda \phi = \sum w \phi / \sum w$, $w = (\pi_0 / q)\,e^{\lambda\cdot\phi}$,
+    and $C$ the covariance of $\phi$ under it. These are Newton's steps on the convex
+    $\log Z(\lambda) - \lambda \cdot \mu$; $\eta$ is halved from 1 until that falls. A fixed $\eta$
+    oscillates where a feature is rare, because its variance grows many times on the way.
 
     Args:
         features: `(B, K)` $\phi$ of the samples.
         moments: `(K,)` the wanted $\mu$.
         log_w: `(B,)` $\log \pi_0 - \log q$ of the samples; None if $\pi_0$ itself sampled.
-        learning_rate: $\eta$.
-        tolerance: stop when every scaled moment is this near.
+        groups: `(B,)` int64 numbers 0..G-1 of the starts; weights are normalised in each then, as
+            $p(x|c)$ is, and $\mu$ is the mean over starts.
+        tolerance: stop when every moment is this near, in standard deviations of the samples.
         max_steps: give up after so many.
 
     Raises:
@@ -199,7 +243,7 @@ def fit_multipliers(
             moments that contradict each other.
     """
     phi, mu = features.double(), moments.double()
-    low, high = phi.min(dim=0).values, phi.max(dim=0).values
+    low, high = moment_range(phi, groups)
     for k in range(len(mu)):
         if not low[k] < mu[k] < high[k]:
             raise ValueError(
@@ -207,17 +251,44 @@ def fit_multipliers(
                 f"between {float(low[k]):g} and {float(high[k]):g} with mean "
                 f"{float(phi[:, k].mean()):g}; a reachable moment lies strictly between"
             )
-    base = torch.zeros(len(phi), dtype=torch.float64) if log_w is None else log_w.double()
-    scale = phi.std(dim=0)
-    phi, mu = phi / scale, mu / scale
+    base = phi.new_zeros(len(phi)) if log_w is None else log_w.double()
+    same = base.new_ones((1, len(base))).bool() if groups is None else _members(groups)  # (G, B)
+    share = same.double().mean(dim=1)  # (G,)
+    centre, scale = phi.mean(dim=0), phi.std(dim=0)
+    phi, mu = (phi - centre) / scale, (mu - centre) / scale
+
+    def tilt(multipliers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log Z - lambda mu, a scalar, and the weights in each group, `(G, B)`."""
+        inside = torch.where(same, base + phi @ multipliers, -torch.inf)
+        value = share @ inside.logsumexp(dim=1).clamp(min=-1e300) - multipliers @ mu
+        return value, inside.softmax(dim=1).nan_to_num(0.0)
+
     multipliers = torch.zeros_like(mu)
+    value, weights = tilt(multipliers)
     for _ in range(max_steps):
-        weights = (base + phi @ multipliers).softmax(dim=0)
-        gap = mu - weights @ phi
+        means = weights @ phi  # (G, K)
+        gap = mu - share @ means
         if bool((gap.abs() < tolerance).all()):
             return multipliers / scale
-        multipliers = multipliers + learning_rate * gap
+        second = phi.T @ ((share @ weights)[:, None] * phi)
+        covariance = second - means.T @ (share[:, None] * means)
+        ridge = 1e-10 * torch.eye(len(mu), dtype=mu.dtype, device=mu.device)
+        step = torch.linalg.solve(covariance + ridge, gap)
+        near = bool((gap.abs() < 1e-6).all())  # where rounding hides whether the value falls
+        rate = 1.0
+        while True:
+            tried = multipliers + rate * step
+            tried_value, tried_weights = tilt(tried)
+            if near or rate < 1e-12 or tried_value <= value - 1e-4 * rate * gap @ step:
+                break
+            rate /= 2
+        multipliers, value, weights = tried, tried_value, tried_weights
     raise ValueError(
         f"no multipliers found in {max_steps} steps: the moments {moments.tolist()} are missed by "
         f"{(gap * scale).tolist()}; they contradict each other, or lie at the edge of the samples"
     )
+
+
+def _members(groups: Tensor) -> Tensor:
+    """Return which samples are of which group, bool `(G, B)`."""
+    return groups == torch.arange(int(groups.max()) + 1, device=groups.device)[:, None]

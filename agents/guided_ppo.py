@@ -41,7 +41,8 @@ class GuidedPPO(PPO):
         **kwargs: arguments of `PPO`.
 
     Raises:
-        ValueError: an argument that cannot work.
+        ValueError: an argument that cannot work; during `learn`, where the guide finishes texts: a
+            wrapper changes rewards, or an outer limit cut a text.
         GuideError: the guide belongs to other tokens or observations; during `learn`: it raised,
             or wrote what cannot be used. Texts that were finished before are in the exception's
             attribute `partial_rollout`, what the guide returned in `received`.

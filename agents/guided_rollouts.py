@@ -126,6 +126,7 @@ def guide_finishes(
         two losses (`infos` tell h as `seam` and l as `roll_in_length`); and facts about the seams.
 
     Raises:
+        ValueError: a wrapper changes rewards, or an outer limit cuts texts.
         Exception: whatever the guide, the environment or the policy raises; the agent's own texts
             are in the exception's attribute `partial_rollout`.
     """
@@ -138,6 +139,7 @@ def guide_finishes(
     own = collected.rollout
     if not collected.complete:
         return collected, _facts(np.zeros(0, dtype=np.int64))
+    _refuse_changed(own)
     lengths = own.lengths.cpu().numpy()
     points = switch_points(lengths, starts.beta, rngs, to_the_end=to_the_end)
     try:
@@ -165,6 +167,31 @@ def _facts(points: NDArray[np.int64]) -> Facts:
     if not len(points):
         return {}
     return {"seams": float((points > 0).mean()), "prefix_length": float(points.mean())}
+
+
+def _refuse_changed(own: Rollout) -> None:
+    """Raise a ValueError if rewards or ends are a wrapper's, which copies of the rows lack."""
+    cut = own.truncated.cpu().numpy()
+    paid = own.episode_rewards.cpu().numpy()
+    earned = sum((term.cpu().numpy() for term in own.reward_terms.values()), np.zeros(len(own)))
+    changed = ~np.isclose(paid, earned, rtol=1e-3, atol=1e-4)
+    error = None
+    if cut.any():
+        row = int(cut.argmax())
+        error = ValueError(
+            f"an outer limit cut text {row} after {int(own.lengths[row])} steps, and a guide that "
+            "finishes texts knows of no such limit; accepted: max_tokens of the environment"
+        )
+    elif changed.any():
+        row = int(changed.argmax())
+        error = ValueError(
+            f"a wrapper made {paid[row]:g} of the reward {earned[row]:g} of text {row}, and the "
+            "texts that a guide finishes are paid without wrappers; accepted: reward= or shaping= "
+            "of the environment"
+        )
+    if error is not None:
+        error.partial_rollout = own  # type: ignore[attr-defined]
+        raise error
 
 
 def _copies(engine: TokenEngine, seeds: Sequence[int]) -> TokenEngine:

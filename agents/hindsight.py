@@ -45,7 +45,7 @@ def levels_of(rewards: NDArray[Any], thresholds: Sequence[float]) -> Ints:
     """Return the goal that each reward `(B,)` reaches: how many thresholds are at or below it.
 
     Raises:
-        ValueError: the thresholds are none, not finite or not ascending.
+        ValueError: the thresholds are none, not finite or not ascending; a reward is no number.
 
     >>> levels_of(np.array([0.0, 0.5, 1.0]), [0.5]).tolist()
     [0, 1, 1]
@@ -56,7 +56,10 @@ def levels_of(rewards: NDArray[Any], thresholds: Sequence[float]) -> Ints:
     rising = limits.ndim == 1 and len(limits) > 0 and bool((np.diff(limits) > 0).all())
     if not rising or not np.isfinite(limits).all():
         raise ValueError(f"thresholds must be ascending finite numbers, got {thresholds!r}")
-    return np.searchsorted(limits, np.asarray(rewards, np.float64), side="right").astype(np.int64)
+    graded = np.asarray(rewards, np.float64)
+    if np.isnan(graded).any():  # it would count as the best
+        raise ValueError(f"reward {int(np.isnan(graded).argmax())} is nan, which reaches no goal")
+    return np.searchsorted(limits, graded, side="right").astype(np.int64)
 
 
 def reached(achieved: Ints, desired: Ints) -> NDArray[np.bool_]:
@@ -131,16 +134,22 @@ class SuffixMatch:
 
     The part of a text from action i on is right if its tokens, the end included, are those of an
     accepted answer from its token i on. Of a list whose first half is wrong and whose second half
-    is right, the second half is so rewarded. For a whole text (i = 0) it is exact match.
+    is right, the second half is so rewarded. For a whole text (i = 0) it is exact match. An answer
+    too long for the task is never met.
 
     Args:
-        task: whose examples carry `references`.
+        task: of one turn, whose examples carry `references`.
 
     Raises:
-        ValueError: an example has none.
+        ValueError: an example has none, or the task has turns.
     """
 
     def __init__(self, task: Task) -> None:
+        if task.multi_turn:
+            raise ValueError(
+                f"{type(task).__name__} has turns, and a part that is compared with references "
+                "would hold replies; pass part_judge= a function of (episodes, starts)"
+            )
         tokenizer, columns = task.tokenizer, task.max_tokens
         answers = [
             [[*tokenizer.encode(text), tokenizer.eos_id] for text in task.example(i).references]
@@ -158,7 +167,7 @@ class SuffixMatch:
         for index, given in enumerate(answers):
             for number, ids in enumerate(given):
                 self._gold[index, number, : len(ids)] = ids[:columns]
-                self._known[index, number] = True
+                self._known[index, number] = len(ids) <= columns + 1  # cut at most its end
 
     def __call__(self, episodes: EpisodeBatch, starts: Ints) -> NDArray[np.float64]:
         """Return `(B,)`."""

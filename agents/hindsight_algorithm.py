@@ -38,6 +38,7 @@ class HindsightAlgorithm(EpisodicAlgorithm):
         history: the texts of all iterations.
     """
 
+    takes_goals = True
     policy: InstructedPolicy
     history: History
     parts: int
@@ -79,14 +80,35 @@ class HindsightAlgorithm(EpisodicAlgorithm):
     def _setup_model(self) -> None:
         super()._setup_model()
         if self.env is not None:
-            task = self.env.get_attr("task")[0]
-            self._task, self._questions = task, Questions(len(task))
+            self._task = task = self.env.get_attr("task")[0]
+            self._questions = Questions(len(task))
             self.history = History(task.prompt_length + task.max_tokens, task.max_tokens)
             if self.policy.num_goals != len(self.levels or _LEVELS) + 1:
                 raise ValueError(
                     f"the policy has {self.policy.num_goals} instructions, and there are "
                     f"{len(self.levels or _LEVELS) + 1} goals"
                 )
+
+    def set_env(self, env: Any, force_reset: bool = True) -> None:
+        """Take another environment, whose questions are asked from now on; the history stays.
+
+        Raises:
+            ValueError: it has other tokens or columns, so that the history does not fit.
+        """
+        task = inner(env, "task")
+        if hasattr(self, "_task"):
+            names = ("tokenizer", "prompt_length", "max_tokens")
+            before, now = ([getattr(t, name) for name in names] for t in (self._task, task))
+            if before != now:
+                raise ValueError(
+                    f"the history holds texts with {dict(zip(names, before, strict=True))}, this "
+                    f"environment has {dict(zip(names, now, strict=True))}"
+                )
+        judge = resolve_part_judge(self.part_judge, task, inner(env, "reward_model"))
+        super().set_env(env, force_reset)
+        self._task, self._judge = task, judge
+        self._questions.count = len(task)
+        self._questions.waiting = self._questions.waiting[self._questions.waiting < len(task)]
 
     # -- experience ----------------------------------------------------------------------------
 
@@ -130,7 +152,8 @@ class HindsightAlgorithm(EpisodicAlgorithm):
         desired = np.full(len(achieved), self.policy.num_goals - 1)
         goals = relabel(achieved, desired, self.policy.num_goals)
         finished = np.flatnonzero(goals != UNFINISHED)
-        examples = np.array([info["example_index"] for info in rollout.infos], dtype=np.int64)
+        # A wrapper that cuts texts tells nothing about them; those are not kept.
+        examples = np.array([info.get("example_index", -1) for info in rollout.infos], np.int64)
         length = rollout.lengths.cpu().numpy()
         tokens, columns = rollout.tokens.cpu().numpy(), rollout.columns.cpu().numpy()
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from agents.hindsight import PartJudge, SuffixMatch
 from agents.rollouts import Rollout
-from text_envs.errors import suggest
+from text_envs.errors import RewardModelError, suggest
 from text_envs.tasks.base import Task
 from text_envs.types import EpisodeBatch
 
@@ -66,6 +66,7 @@ def judge_parts(
         first: `(P,)` its first action.
 
     Raises:
+        RewardModelError: the judge raised.
         ValueError: the judge returned another shape or numbers that are not finite.
     """
     assert judge is not None
@@ -81,7 +82,14 @@ def judge_parts(
         finish_reasons=[infos[row]["finish_reason"] for row in rows.tolist()],
         get_example=task.example,
     )
-    scores = np.asarray(judge(episodes, first), dtype=np.float64)
+    try:
+        scores = np.asarray(judge(episodes, first), dtype=np.float64)
+    except Exception as error:
+        raise RewardModelError(
+            f"the judge of parts raised {type(error).__name__}: {error}, asked about {len(rows)} "
+            "parts; the whole texts are in the history",
+            episodes,
+        ) from error
     if scores.shape != (len(rows),) or not np.isfinite(scores).all():
         raise ValueError(
             f"the judge of parts returned shape {scores.shape} for {len(rows)} parts, or numbers "

@@ -47,8 +47,12 @@ repeat n_epochs times, for each minibatch:
 ```
 
 **Environments.** A goal-conditioned id (`text_envs/WordSortingGoal-v0`) says itself what was
-reached. Any other id is judged by its reward: `levels` (0.5) or more is a better goal. To evaluate,
+reached. Any other id is judged by its reward: `levels` (0.5) or more is a better goal; tasks with
+turns by that of the whole dialogue, with the "opposite" contrast only. To evaluate,
 ask for a goal: `evaluate_policy(agent, text_envs.make_sb3("...Goal-v0", goal="correct"))`.
+
+The history is kept from one `learn` to the next, by `set_env` as well, and saved with the agent, so
+that a loaded one goes on exactly.
 
 **Baselines** on the same code: `FARL`, fine-tuning on the correct answers only; `PPO`, paid for the
 final answer, on the id without Goal; SFT, `BC` on `text_envs.datasets.collect(id, "expert", n)`.
@@ -94,7 +98,8 @@ from agents.base import require
 from agents.bc import with_weight_decay
 from agents.envs import as_vec_env
 from agents.functional_hir import contrastive_loss, entropy_loss, supervised_loss
-from agents.hindsight import PartJudge
+from agents.goal_rollouts import inner
+from agents.hindsight import PartJudge, levels_of
 from agents.hindsight_algorithm import HindsightAlgorithm, whole_round
 from agents.hindsight_history import Relabelled
 from agents.hindsight_scores import scores_by_goal, scores_in_batch
@@ -147,7 +152,8 @@ class HIR(HindsightAlgorithm):
             for 0.5.
         weight_decay: of AdamW.
         max_grad_norm: gradients are scaled down to this norm.
-        num_envs: environments to make if `env` is an id; None for 64.
+        num_envs: environments to make if `env` is an id; None for as many as divide `n_episodes`,
+            at most 64 or one group.
         stats_window_size: episodes that `rollout/ep_*_mean` average over.
         tensorboard_log: folder for TensorBoard, or None.
         policy_kwargs: arguments of the policy; `{"model": "scratch"}` by default, a small untrained
@@ -206,13 +212,21 @@ class HIR(HindsightAlgorithm):
             require(name, weight, weight >= 0, "at least 0")
         require("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "in [0, 1)")
         require("negatives", negatives, negatives in NEGATIVES, f"one of {', '.join(NEGATIVES)}")
-        for name, count in (("batch_size", batch_size), ("n_epochs", n_epochs)):
-            require(name, count, count >= 1, "at least 1")
-        require("parts", parts, parts >= 0, "at least 0")
-        few = buffer_limit is None or buffer_limit >= 1
-        require("buffer_limit", buffer_limit, few, "None or at least 1")
+        for name, count, least in (
+            ("batch_size", batch_size, 1),
+            ("n_epochs", n_epochs, 1),
+            ("n_episodes", 1 if n_episodes is None else n_episodes, 1),
+            ("group_size", group_size, 1),
+            ("parts", parts, 0),
+        ):
+            require(name, count, _whole(count, least), f"an integer of at least {least}")
+        few = buffer_limit is None or _whole(buffer_limit, 1)
+        require("buffer_limit", buffer_limit, few, "None or an integer of at least 1")
         require("max_grad_norm", max_grad_norm, max_grad_norm > 0, "above 0")
         require("weight_decay", weight_decay, weight_decay >= 0, "at least 0")
+        if levels is not None:
+            levels_of(np.zeros(1), levels)
+            levels = [float(level) for level in levels]  # an array has no truth value
         self.batch_size, self.n_epochs, self.negatives = batch_size, n_epochs, negatives
         self.contrastive_coef, self.label_smoothing = contrastive_coef, label_smoothing
         self.parts, self.part_judge, self.buffer_limit = parts, part_judge, buffer_limit
@@ -220,7 +234,12 @@ class HIR(HindsightAlgorithm):
         self._warned = False
         policy_kwargs = with_weight_decay(policy_kwargs, weight_decay)
         if env is not None:
-            env = as_vec_env(env, num_envs, _ENVS)
+            env = as_vec_env(env, num_envs, n_episodes or _ENVS, group_size)
+            if negatives == "batch" and inner(env, "task").multi_turn:
+                raise ValueError(
+                    "negatives='batch' puts the text of one question behind another one, and here "
+                    "texts hold the replies of their own turns; accepted: 'opposite'"
+                )
             policy_kwargs = self.prepare(env, policy_kwargs)
         if n_episodes is None:
             n_episodes = 1 if env is None else whole_round(env, group_size)
@@ -327,3 +346,7 @@ class HIR(HindsightAlgorithm):
             )
 
     nothing_hint: ClassVar[str] = "; all were cut off before their end"
+
+
+def _whole(count: Any, least: int) -> bool:
+    return isinstance(count, int | np.integer) and bool(count >= least)

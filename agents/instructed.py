@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -271,6 +271,20 @@ class InstructedPolicy(CausalLMPolicy):
     @property
     def _instructed(self) -> Instructed:
         return cast(Instructed, self.actor)
+
+    def obs_to_tensor(self, observation: Any) -> tuple[PyTorchObs, bool]:
+        """Return an observation as tensors, and whether it is a batch; tokens may come alone."""
+        space = self.observation_space
+        if not isinstance(space, spaces.Dict) or isinstance(observation, Mapping):
+            return super().obs_to_tensor(observation)
+        tokens = np.asarray(observation)
+        shape = cast(tuple[int], space["observation"].shape)
+        if tokens.shape[-1:] != shape or tokens.ndim not in (1, 2):
+            raise ValueError(
+                f"tokens must have shape {shape} or (n, {shape[0]}), got {tokens.shape}; accepted "
+                "too: dictionaries as a goal-conditioned environment shows them"
+            )
+        return torch.as_tensor(np.atleast_2d(tokens), device=self.device), tokens.ndim == 2
 
     def evaluate_actions(
         self, obs: PyTorchObs, actions: Tensor

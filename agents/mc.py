@@ -34,7 +34,7 @@ G <- returns to go;  L_Q, L_V, L_CQL
 start as constants at the mean return. No target is needed to learn; it only guides.
 
 **Metrics**: `train/loss`, `train/q_loss`, `train/v_loss`, `train/cql_loss`, `train/q_mean`,
- `train/v_mean`, `train/target_mean`, `train/td_error`, `train/grad_norm`,
+`train/v_mean`, `train/target_mean`, `train/td_error`, `train/grad_norm`,
 `train/learning_rate`, `train/n_updates`; `time/epochs`, `time/fps`, `time/time_elapsed`,
 `time/total_timesteps`.
 

@@ -19,8 +19,8 @@ from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import configure_logger
 from torch import Tensor
 
-from agents.base import require
-from agents.envs import as_vec_env, policy_kwargs_for, recorded_env
+from agents.base import require, require_whole
+from agents.envs import as_vec_env, known_tokenizer, policy_kwargs_for, recorded_env
 from agents.offline_batches import OfflineBatch, offline_batch
 from agents.offline_order import BatchOrder
 from agents.policies import CausalLMPolicy
@@ -29,6 +29,7 @@ from agents.saving import resume
 from agents.text_algorithm import TextAlgorithm
 from text_envs import datasets
 from text_envs.datasets import EpisodeDataset
+from text_envs.errors import DatasetError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -76,6 +77,7 @@ class OfflineAlgorithm(TextAlgorithm):
     """
 
     policy: CausalLMPolicy
+    trained_tokenizer: dict[str, Any] | None  # of a loaded agent
     progress_bar = OfflineProgressBar
 
     def __init__(
@@ -97,17 +99,17 @@ class OfflineAlgorithm(TextAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        require("batch_size", batch_size, batch_size >= 1, "at least 1")
+        require_whole("batch_size", batch_size)
         require("max_grad_norm", max_grad_norm, max_grad_norm > 0, "above 0")
         self.batch_size, self.max_grad_norm = batch_size, max_grad_norm
         self.include_prefix = include_prefix
         self.dataset = None if dataset is None else datasets.load(dataset)
         self.data: OfflineBatch | None = None
         self.order: BatchOrder | None = None
-        self.pending = None
+        self.pending, self.trained_tokenizer = None, None
         if env is None and _init_setup_model and self.dataset is not None:
-            env = recorded_env(self.dataset, num_envs or _EVALUATION_ENVS)
-            num_envs = None
+            rows = _EVALUATION_ENVS if num_envs is None else num_envs
+            env, num_envs = recorded_env(self.dataset, rows), None
         env = as_vec_env(env, num_envs, _EVALUATION_ENVS)
         if env is not None:
             policy_kwargs = policy_kwargs_for(env, **(policy_kwargs or {}))
@@ -124,9 +126,13 @@ class OfflineAlgorithm(TextAlgorithm):
             seed=seed,
         )
         if self.env is None and _init_setup_model:
+            why = "or a dataset that says which one it was recorded in"
+            if self.dataset is not None:
+                known = self.dataset.metadata.get("env_id")
+                why = f"because the data set does not say how to make {known or 'its own'} again"
             raise ValueError(
-                f"{type(self).__name__} needs env, because the data set does not say which one it "
-                "was recorded in; accepted: an id such as 'text_envs/Toy-v0', or an environment"
+                f"{type(self).__name__} needs env, {why}; accepted: an id such as "
+                "'text_envs/Toy-v0', or an environment"
             )
         if _init_setup_model:
             self._setup_model()
@@ -296,6 +302,21 @@ class OfflineAlgorithm(TextAlgorithm):
         return self._total_timesteps, calls
 
     # -- saving --------------------------------------------------------------------------------
+
+    def own_state(self) -> dict[str, Any]:
+        """Return what the tokens mean, for a checkpoint."""
+        return {"tokenizer": self.trained_tokenizer or known_tokenizer(self.env, self.dataset)}
+
+    def set_own_state(self, state: dict[str, Any]) -> None:
+        """Take over what `own_state` returned; refuse data or environment of other tokens."""
+        self.trained_tokenizer = state["tokenizer"]
+        given = known_tokenizer(self.env, self.dataset)
+        if None not in (given, self.trained_tokenizer) and given != self.trained_tokenizer:
+            source = self.dataset.source if self.env is None and self.dataset is not None else ""
+            raise DatasetError(
+                f"{source or 'what was given to load'} has another tokenizer than the saved "
+                f"{type(self).__name__}: {given}, not {self.trained_tokenizer}"
+            )
 
     def data_state(self) -> dict[str, Any]:
         """Return where the order of the data is, for a checkpoint."""

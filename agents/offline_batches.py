@@ -142,6 +142,13 @@ def offline_batch(
             f" role {Role(roles[row, column]).name}, and this policy's padding is {pad_id}; the "
             "data are of another tokenizer"
         )
+    large = np.abs(dataset.rewards) > np.finfo(np.float32).max
+    if large.any():
+        row, column = np.argwhere(large)[0].tolist()
+        raise DatasetError(
+            f"{_name(dataset)}: episode {row}, column {column}: rewards is "
+            f"{dataset.rewards[row, column]:g}, which a float32 cannot hold"
+        )
     mask = roles == int(Role.ACTION)
     if include_prefix:
         mask |= roles == int(Role.PREFIX)

@@ -74,7 +74,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
 from agents import functional as F
-from agents.base import EpisodicAlgorithm, require
+from agents.base import EpisodicAlgorithm, require, require_batch
 from agents.functional_groups import group_normalised, leave_one_out
 from agents.policies import CausalLMPolicy
 from agents.rollouts import Rollout
@@ -154,7 +154,7 @@ class PolicyGradient(EpisodicAlgorithm):
         group_size = self.default_group_size if group_size is None else group_size
         require("baseline", baseline, baseline in BASELINES, f"one of {', '.join(BASELINES)}")
         require("credit", credit, credit in CREDITS, f"one of {', '.join(CREDITS)}")
-        alone = baseline in ("group", "normalised") and group_size < 2
+        alone = baseline in ("group", "normalised") and group_size == 1
         require("group_size", group_size, not alone, f"at least 2 with baseline={baseline!r}")
         to_go = credit == "to_go"
         require("credit", credit, not to_go or baseline != "normalised", "'text' with 'normalised'")
@@ -164,8 +164,7 @@ class PolicyGradient(EpisodicAlgorithm):
         require("n_epochs", n_epochs, n_epochs >= 1, "at least 1")
         require("clip_range", clip_range, clip_range is None or clip_range > 0, "None or above 0")
         require("max_grad_norm", max_grad_norm, max_grad_norm > 0, "above 0")
-        fits = batch_size is None or 1 <= batch_size <= n_episodes
-        require("batch_size", batch_size, fits, f"None or 1..n_episodes={n_episodes} sequences")
+        require_batch(batch_size, n_episodes)
         self.baseline, self.credit, self.batch_size = baseline, credit, batch_size
         self.n_epochs, self.clip_range = n_epochs, clip_range
         super().__init__(
@@ -216,7 +215,7 @@ class PolicyGradient(EpisodicAlgorithm):
         self._adapt_kl_coef(rollout)
         for name, values in stats.items():
             self.logger.record(f"train/{name}", torch.stack(values).mean().item())
-        self.logger.record("train/advantage_std", advantages[rollout.mask].std().item())
+        self.logger.record("train/advantage_std", advantages[rollout.mask].std(correction=0).item())
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _advantages(self, rollout: Rollout) -> Tensor:

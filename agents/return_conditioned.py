@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, cast
 
 import numpy as np
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from agents.policies import CausalLMPolicy
-from text_envs.lm.action_lm import ActionLM
+from text_envs.lm.action_lm import ActionLM, check_vocabulary
 from text_envs.lm.loading import load_lm
 
 __all__ = ["ReturnConditionedLM", "ReturnConditionedPolicy", "return_levels"]
@@ -143,6 +144,7 @@ class ReturnConditionedPolicy(CausalLMPolicy):
         lm, tokenizer = load_lm(copy.deepcopy(model) if isinstance(model, nn.Module) else model)
         if first_id is None:
             rows = int(cast(nn.Embedding, lm.get_input_embeddings()).weight.shape[0])
+            check_vocabulary(lm, rows, int(cast(spaces.Discrete, action_space).n))
             first_id = max(rows, pad_id + 1)  # padding is never fed, so it may lie beyond the rows
             lm.resize_token_embeddings(first_id + len(levels), mean_resizing=False)
         super().__init__(
@@ -162,7 +164,7 @@ class ReturnConditionedPolicy(CausalLMPolicy):
 
     @target_return.setter
     def target_return(self, value: float) -> None:
-        if not np.isfinite(value):
+        if not isinstance(value, Real) or not np.isfinite(value):
             raise ValueError(f"target_return must be finite, got {value!r}")
         self.arguments["target_return"] = float(value)
         self._conditioned.level = int(self.levels(np.array([value]))[0])

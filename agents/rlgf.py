@@ -67,6 +67,10 @@ environment's roles, not by their ids, so the end token is learnt like any other
 the agent's end token, and on Toy-v0 the agent falls below the model it started from; a test shows
 it.
 
+**Where it runs**: ids without Goal, rows in one batch, no `starts=` of the environment's own. What
+a guide finishes is paid by the environment itself and without an outer limit, so that AggreVaTeD
+refuses wrappers that change rewards, and limits that cut texts; PPO++ takes both.
+
 **Metrics**: those of PPO, of the texts as they came out, guide's part included, where `rollout/kl_`
 and `rollout/entropy` count the agent's tokens only, as do PPO++'s lengths; and `guide/calls`,
 `guide/rows`, `guide/tokens` (asked so far), `guide/seams` (share of texts with $h > 0$),
@@ -193,7 +197,7 @@ class D2LOLS(GuidedPPO):
     Args:
         policy: as in `GuidedPPO`.
         env: as in `GuidedPPO`.
-        tau: iterations of AggreVaTeD.
+        tau: iterations of AggreVaTeD, those of all calls of `learn` together.
         **kwargs: arguments of `GuidedPPO` and `PPO`.
     """
 

@@ -76,6 +76,8 @@ def load_policy(cls: Any, path: str | os.PathLike[str], device: Any, **overrides
 def _write_policy(policy: Any, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     arguments = {k: v for k, v in policy.arguments.items() if k != "model"}
+    if "temperature" in arguments:  # which may have been changed since
+        arguments["temperature"] = policy.actor.temperature
     content = {
         "observation_space": describe_space(policy.observation_space),
         "action_space": describe_space(policy.action_space),

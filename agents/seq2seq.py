@@ -175,8 +175,8 @@ class Seq2SeqLM(ActionLM):
     def _check_architecture(self, lm: PreTrainedModel) -> None:
         if not getattr(lm.config, "is_encoder_decoder", False):
             raise ValueError(
-                f"{type(lm).__name__} is no encoder-decoder model; accepted: models such as "
-                "T5ForConditionalGeneration, and causal ones with policy 'CausalLMPolicy'"
+                f"{type(lm).__name__} is no encoder-decoder model; accepted: policy_kwargs with a "
+                "model such as T5ForConditionalGeneration; causal ones take 'CausalLMPolicy'"
             )
         start = getattr(lm.config, "decoder_start_token_id", None)
         if lm.get_output_embeddings() is None or start is None:

@@ -12,6 +12,7 @@ the ledger's terms are the features $\phi$ of a `MomentTarget`, `"reward"` is th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -19,11 +20,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from agents.functional_dpg import fit_multipliers
+from agents.functional_dpg import fit_multipliers, moment_range
 from agents.rollouts import Rollout
 from text_envs.errors import suggest
 
-__all__ = ["FilterTarget", "MomentTarget", "RewardTarget", "Target"]
+__all__ = ["FilterTarget", "MomentTarget", "RewardTarget", "Target", "make_target"]
 
 
 class Target(Protocol):
@@ -48,12 +49,12 @@ class RewardTarget:
         """Check the temperature.
 
         Raises:
-            ValueError: it is not above 0: there is no posterior then.
+            ValueError: it is not above 0 and finite: there is no posterior then.
         """
-        if not self.beta > 0:
+        if not 0 < self.beta < math.inf:
             raise ValueError(
-                f"beta must be above 0, got {self.beta!r}: p ~ pi0 exp(r / beta) is a distribution "
-                "only then; the limit beta -> 0 is a filter on the best texts"
+                f"beta must be above 0 and finite, got {self.beta!r}: p ~ pi0 exp(r / beta) is a "
+                "distribution only then; the limit beta -> 0 is a filter on the best texts"
             )
 
     def log_potential(self, rollout: Rollout) -> Tensor:
@@ -66,6 +67,15 @@ class FilterTarget:
     """The reference, given that the reward is at least `accept`."""
 
     accept: float
+
+    def __post_init__(self) -> None:
+        """Check the bar.
+
+        Raises:
+            ValueError: it is not a finite number, so that every text passes or none.
+        """
+        if not math.isfinite(self.accept):
+            raise ValueError(f"accept must be a finite reward, got {self.accept!r}")
 
     def log_potential(self, rollout: Rollout) -> Tensor:
         """Return 0 for texts that pass and minus infinity for the others, `(B,)`."""
@@ -85,6 +95,23 @@ class MomentTarget:
     moments: Mapping[str, float]
     multipliers: dict[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Check names and numbers.
+
+        Raises:
+            ValueError: no moment, one that is not finite, or multipliers of other terms.
+        """
+        if not self.moments:
+            raise ValueError("moments must name a term of the ledger, or 'reward'; got none")
+        if self.multipliers and set(self.multipliers) != set(self.moments):
+            raise ValueError(
+                f"multipliers {sorted(self.multipliers)} do not fit moments {dict(self.moments)}"
+            )
+        for kind, numbers in (("moment", self.moments), ("multiplier", self.multipliers)):
+            for name, number in numbers.items():
+                if not math.isfinite(number):
+                    raise ValueError(f"{kind} {name!r} must be finite, got {number!r}")
+
     def features(self, rollout: Rollout) -> Tensor:
         r"""Return $\phi$, `(B, K)`.
 
@@ -100,27 +127,34 @@ class MomentTarget:
                 )
         return torch.stack([terms[name].double() for name in self.moments], dim=1)
 
-    def fit(self, rollout: Rollout) -> None:
+    def fit(self, rollout: Rollout, groups: Tensor | None = None) -> None:
         """Find the multipliers from episodes scored under the reference.
+
+        Args:
+            rollout: the B episodes.
+            groups: `(B,)` int64 number of each episode's start, see `fit_multipliers`.
 
         Raises:
             ValueError: a moment that the episodes do not reach, with its name and the numbers.
         """
         assert rollout.ref_log_probs is not None
         features = self.features(rollout)
-        for k, (name, wanted) in enumerate(self.moments.items()):
-            values = features[:, k]
-            if not bool((values.min() < wanted) & (wanted < values.max())):
+        bounds = zip(*(bound.tolist() for bound in moment_range(features, groups)), strict=True)
+        means = features.mean(dim=0).tolist()
+        for (name, wanted), (low, high), mean in zip(
+            self.moments.items(), bounds, means, strict=True
+        ):
+            if not low < wanted < high:
                 raise ValueError(
-                    f"moment {name!r} = {wanted:g} cannot be reached: in {len(values)} texts of "
-                    f"the proposal it lies between {float(values.min()):g} and "
-                    f"{float(values.max()):g}, mean {float(values.mean()):g}. A constraint must "
+                    f"moment {name!r} = {wanted:g} cannot be reached: in {len(features)} texts of "
+                    f"the proposal it lies between {low:g} and {high:g}, mean {mean:g}"
+                    f"{'' if groups is None else ', each start by itself'}. A constraint must "
                     "hold for some texts and fail for others; sample more with fit_episodes=..., "
                     "or ask for a moment strictly between"
                 )
         log_w = (rollout.ref_log_probs - rollout.log_probs).double().sum(dim=1)
-        wanted_moments = torch.tensor(list(self.moments.values()), device=features.device)
-        found = fit_multipliers(features, wanted_moments, log_w)
+        wanted_moments = features.new_tensor(list(self.moments.values()))
+        found = fit_multipliers(features, wanted_moments, log_w, groups)
         self.multipliers = dict(zip(self.moments, found.tolist(), strict=True))
 
     def log_potential(self, rollout: Rollout) -> Tensor:
@@ -128,3 +162,32 @@ class MomentTarget:
         features = self.features(rollout)
         weights = [self.multipliers[name] for name in self.moments]
         return features @ torch.tensor(weights, dtype=torch.float64, device=features.device)
+
+
+def make_target(
+    beta: float | None = None,
+    accept: float | None = None,
+    moments: Mapping[str, float] | None = None,
+    multipliers: Mapping[str, float] | None = None,
+) -> Target:
+    """Return the target that one of beta, accept and moments stands for.
+
+    Raises:
+        ValueError: none of them or several, or a value that is no target.
+    """
+    arguments = {"beta": beta, "accept": accept, "moments": moments}
+    given = [name for name, value in arguments.items() if value is not None]
+    if len(given) != 1:
+        raise ValueError(
+            "DPG needs exactly one of beta, accept and moments to know its target, got "
+            f"{' and '.join(given) or 'none'}"
+        )
+    if multipliers is not None and moments is None:
+        raise ValueError(f"multipliers {sorted(multipliers)} go with moments, got {given[0]}")
+    if moments is not None and not isinstance(moments, Mapping):
+        raise TypeError(f"moments must map terms to wanted means, got {moments!r}")
+    if beta is not None:
+        return RewardTarget(beta)
+    if accept is not None:
+        return FilterTarget(accept)
+    return MomentTarget(dict(moments or {}), dict(multipliers or {}))

@@ -48,6 +48,14 @@ class TextAlgorithm(BaseAlgorithm):
         callback.init_callback(self)
         return callback
 
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        """Tell how much is left: 0 where the last iteration went beyond the total.
+
+        Below it, a schedule that falls to 0 would become a negative learning rate.
+        """
+        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+        self._current_progress_remaining = max(0.0, self._current_progress_remaining)
+
     def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
         """Save weights, optimiser, reference, counters, generators, and environment or data order.
 

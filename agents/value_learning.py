@@ -68,7 +68,14 @@ class ValueAlgorithm(OfflineAlgorithm):
         require("gamma", gamma, 0 <= gamma <= 1, "in [0, 1]")
         require("polyak", polyak, 0 < polyak <= 1, "in (0, 1]")
         self.gamma, self.polyak = gamma, polyak
-        policy_kwargs = (policy_kwargs or {}) | fixed | {"beta": beta}
+        decided = fixed | {"beta": beta}
+        if kwargs.get("_init_setup_model", True):  # a loaded agent is given what was saved
+            for name in decided.keys() & (policy_kwargs or {}).keys():
+                raise ValueError(
+                    f"policy_kwargs[{name!r}] would be overridden: {type(self).__name__} decides "
+                    f"it; accepted: the arguments of {type(self).__name__}"
+                )
+        policy_kwargs = (policy_kwargs or {}) | decided
         super().__init__(policy, env, policy_kwargs=policy_kwargs, **kwargs)
 
     @property

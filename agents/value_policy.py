@@ -25,7 +25,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from agents.base import require
+from agents.base import require, require_whole
 from agents.functional_offline import guided_logits, keep_top
 from agents.policies import CausalLMPolicy
 from agents.utterances import Plans
@@ -64,7 +64,11 @@ class Setting:
 
     def __set__(self, policy: Any, value: Any) -> None:
         """Change it, if it can be used."""
-        require(self.name, value, self.fine(value), self.accepted)
+        try:
+            fine = self.fine(value)
+        except TypeError:  # of a type that has no order
+            fine = False
+        require(self.name, value, fine, self.accepted)
         policy.arguments[self.name] = value
 
 
@@ -109,7 +113,7 @@ class ValueGuidedPolicy(CausalLMPolicy):
     """
 
     beta = Setting(lambda x: 0 <= x < float("inf"), "at least 0")
-    top_k = Setting(lambda x: x is None or x >= 1, "None or at least 1")
+    top_k = Setting(lambda x: x is None or (x >= 1 and x == int(x)), "None or an integer above 0")
     top_p = Setting(lambda x: x is None or 0 < x <= 1, "None or in (0, 1]")
     advantage_clip = Setting(lambda x: x is None or x > 0, "None or above 0")
     log_prob_weight = Setting(lambda x: x >= 0, "at least 0")
@@ -135,7 +139,8 @@ class ValueGuidedPolicy(CausalLMPolicy):
     ) -> None:
         if variant not in VARIANTS:
             raise ValueError(f"unknown variant {variant!r}.{suggest(str(variant), VARIANTS)}")
-        require("candidates", candidates, candidates is None or candidates >= 1, "None or above 0")
+        if candidates is not None:
+            require_whole("candidates", candidates)
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
         self.value_net = cast(Any, nn.Identity())  # the parent's head; V is the critic's
         if candidates is None and variant == "utterance":

@@ -65,6 +65,13 @@ def test_every_part_says_where_and_how_it_was_measured(
         ),
         ("guided", {(ours, "PPO") for ours in ("PPO++", "AggreVaTeD")}),
         (
+            "hindsight",
+            {
+                (ours, "plain LM training")
+                for ours in ("checking, relabelling", "HIR update", "HIR update, entropy")
+            },
+        ),
+        (
             "offline",
             {
                 ("ILQL", "plain LM training"),

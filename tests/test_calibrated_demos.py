@@ -104,6 +104,25 @@ def test_data_of_another_task_are_refused() -> None:
         )
 
 
+@pytest.mark.parametrize(
+    "demonstrations", [["a", "b", "a b"], {0: "a", 1: "b", 2: "a"}, {0: "a", 1: "b", -1: "a"}]
+)
+def test_demonstrations_of_examples_that_do_not_exist_are_refused(demonstrations: Any) -> None:
+    """A list that is longer than the task is most likely one of another split."""
+    with pytest.raises(ValueError, match="of example -?[12], and the task has the examples 0..1"):
+        TokenEnv(Letters(), reward=Calibrated("length", demonstrations))
+    many = {0: "a", "q": "b", "a prompt of another split": "a"}  # prompts say what they are about
+    assert write(TokenEnv(Letters(), reward=Calibrated("length", many)), [4], index=1)[0] == -1.0
+
+
+def test_skipping_all_examples_is_refused() -> None:
+    nothing: Any = ((), ())
+    with pytest.raises(ValueError, match="no example has a demonstration.*would be paid 0"):
+        TokenEnv(Letters(nothing), reward=Calibrated("length", missing="skip"))
+    aimed = Calibrated("length", missing="fallback", fallback=2.0)
+    assert write(TokenEnv(Letters(nothing), reward=aimed), [4], index=0)[0] == -4.0
+
+
 def test_dialogues_are_demonstrated_by_recorded_ones() -> None:
     """On top of replies that pay for themselves, the calibrated reward has a name of its own."""
     task, env_reward = Echo(), Length()

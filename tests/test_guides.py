@@ -25,7 +25,7 @@ from text_envs.guides import Query, as_guide, complete, draw
 from text_envs.playing import play_out
 from text_envs.policies import as_log_probs
 from text_envs.tasks.toy import Toy
-from text_envs.tokenizers import load_tokenizer
+from text_envs.tokenizers import WordTokenizer, load_tokenizer
 from text_envs.types import Turns
 
 A, B, EOS, PAD, BOS = 0, 1, 2, 3, 4  # Toy's tokens
@@ -105,6 +105,7 @@ def test_texts_end_the_turn_and_ids_stand_for_themselves() -> None:
         ([EOS, A], "tokens after the end at 0"),
         ([0.5], "neither a text nor token ids"),
         ([[A]], "neither a text nor token ids"),
+        ([[A], [A, B]], "neither a text nor token ids"),
         (None, "neither a text nor token ids"),
     ],
 )
@@ -132,6 +133,8 @@ def test_lenient_guides_are_cut_and_ended() -> None:
         (["a"], "returned 1 completions for 2 texts"),
         ("ab", "returned no list of completions"),
         (3, "returned no list of completions"),
+        ({"a": [A], "b": [B]}, "returned no list of completions"),
+        ({A, B}, "returned no list of completions"),
     ],
 )
 def test_unusable_answers_are_named(answer: Any, message: str) -> None:
@@ -318,8 +321,14 @@ def test_models_of_other_tokens_are_refused(
     with pytest.raises(GuideError, match="its tokenizer is.*the task's WordTokenizer"):
         as_guide(gpt2(16), share, tokenizer=bpe_tokenizer)
     agent = A2C("MlpPolicy", text_envs.make_sb3("text_envs/Toy-v0", num_envs=1))
-    with pytest.raises(GuideError, match="3 actions, the task 13"):
+    with pytest.raises(GuideError, match="id 0 is 'a' there and 'w0' here"):
         as_guide(agent, share)
+    with pytest.raises(GuideError, match="3 actions, the task 13"):
+        as_guide(agent.policy, share)  # which nobody knows the words of
+    words = WordTokenizer(["yes", "no"])
+    alike = Task([Example("yes")], tokenizer=words, prompt_length=2, max_tokens=2)
+    with pytest.raises(GuideError, match="id 0 is 'a' there and 'yes' here"):
+        as_guide(agent, alike)
 
 
 def test_a_saved_model_guides_an_environment_with_its_tokenizer(

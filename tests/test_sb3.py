@@ -85,6 +85,13 @@ def test_a_failed_step_can_be_repeated() -> None:
     assert paid.tolist() == [0.0, 1.0] and dones.tolist() == [False, True]
 
 
+def test_other_vector_environments_are_refused() -> None:
+    env = gym.make_vec("text_envs/Toy-v0", num_envs=2, vectorization_mode="sync")
+    with pytest.raises(TypeError, match="SyncVectorEnv is another vector env.*vector_entry_point"):
+        text_envs.make_sb3(env)
+    env.close()
+
+
 def test_a_stock_agent_trains_and_is_evaluated() -> None:
     """An off-the-shelf MLP agent needs nothing of ours but the environment."""
     venv = text_envs.make_sb3("text_envs/Toy-v0", num_envs=8, seed=0)

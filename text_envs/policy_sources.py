@@ -160,6 +160,7 @@ def agent_scores(policy: Any, name: str, task: Task | Tokenizer) -> Scores:
         if not hasattr(actions, "n"):
             raise ValueError(f"policy {name} has the action space {actions}; accepted: Discrete")
         check_actions(name, int(actions.n), tokenizer)
+    space = getattr(space, "spaces", {}).get("observation", space)  # of one that is told goals
     if space is not None and isinstance(task, Task):
         columns = (task.prompt_length + task.max_tokens,)
         if space.shape != columns:

@@ -41,6 +41,9 @@ def make_sb3(
         seed: row i is seeded with `seed + i` at the next reset.
         **kwargs: arguments of the environment, as in `gymnasium.make_vec`.
 
+    Raises:
+        TypeError: a vector environment of another kind.
+
     >>> venv = make_sb3("text_envs/Toy-v0", num_envs=2, seed=0)
     >>> venv.reset().shape
     (2, 4)
@@ -53,6 +56,11 @@ def make_sb3(
             env, num_envs=num_envs, vectorization_mode="vector_entry_point", **kwargs
         )
         native = made.unwrapped
+    elif isinstance(env, gym.vector.VectorEnv):
+        raise TypeError(
+            f"{type(env).__name__} is another vector environment; accepted: a TokenVectorEnv, as "
+            "gymnasium.make_vec(id, vectorization_mode='vector_entry_point') makes it, or an id"
+        )
     else:
         native = TokenVectorEnv(env, num_envs=num_envs, **kwargs)
     venv = _face(native)

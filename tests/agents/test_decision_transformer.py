@@ -204,7 +204,11 @@ def test_saving_and_resuming(data: EpisodeDataset, tmp_path: Path) -> None:
 
 def test_target_is_the_highest_by_default(data: EpisodeDataset) -> None:
     assert make(data).target_return == 1.5
-    assert make(data, target_return=0.0).policy.actor.level == 0
+    agent = make(data, target_return=0.0)
+    assert agent.policy.actor.level == 0
+    agent.target_return = 1.4
+    assert agent.policy.target_return == agent.target_return == 1.4
+    assert agent.policy.actor.level == len(agent.policy.returns) - 1
 
 
 def test_card_lists_the_metrics_that_are_logged(data: EpisodeDataset) -> None:
@@ -225,8 +229,11 @@ def test_card_lists_the_metrics_that_are_logged(data: EpisodeDataset) -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"levels": 0}, "levels must be at least 1, got 0"),
-        ({"dataset": None}, "needs dataset"),
+        ({"levels": 0}, "levels must be an integer of at least 1, got 0"),
+        ({"levels": 2.5}, "levels must be an integer of at least 1, got 2.5"),
+        ({"dataset": None}, r"needs dataset.*policy_kwargs\['returns'\]"),
+        ({"target_return": "best"}, "target_return must be finite, got 'best'"),
+        ({"policy_kwargs": {"model": tiny_gpt2(2)}}, "knows 2 tokens, the environment has 3"),
         ({"policy_kwargs": {"returns": [1.0, 1.0]}}, "ascending finite numbers"),
         ({"policy_kwargs": {"returns": []}}, "ascending finite numbers"),
         ({"target_return": float("nan")}, "target_return must be finite"),

@@ -102,8 +102,9 @@ def length_of_b(episodes: EpisodeBatch) -> np.ndarray[Any, Any]:
 
 def test_low_temperature_is_reported(caplog: Any) -> None:
     with caplog.at_level(logging.WARNING):
-        toy(beta=0.01, n_episodes=64, env_kwargs={"reward": length_of_b}).learn(1)
+        toy(beta=0.01, n_episodes=64, seed=10, env_kwargs={"reward": length_of_b}).learn(1)
     assert "does not cover" in caplog.text and "of 64 texts, 64 are in its support" in caplog.text
+    assert "1.0 count" in caplog.text
 
 
 def test_each_start_has_its_own_normaliser() -> None:
@@ -122,6 +123,83 @@ def test_each_start_has_its_own_normaliser() -> None:
     assert sorted(agent.normalisers) == [0, 1, 2, 3]
     means = [total - math.log(count) for _, (total, count) in sorted(agent.normalisers.items())]
     np.testing.assert_allclose(np.diff(means), 2.0, atol=0.3)  # one more unit of reward / beta
+
+
+def shared(reward: Any, **kwargs: Any) -> DPG:
+    """Return an agent on four prompts whose texts are one of 13 equally likely actions."""
+    env = text_envs.make_sb3(Share(max_tokens=1), num_envs=64, reward=reward, seed=0)
+    model = tiny_gpt2(16)
+    torch.nn.init.zeros_(model.transformer.wte.weight)
+    arguments = {"group_size": 16, "n_episodes": 64, "seed": 0, "device": "cpu"}
+    return DPG("CausalLMPolicy", env, policy_kwargs={"model": model}, **arguments | kwargs)
+
+
+def test_a_start_that_is_paid_more_is_not_all_there_is(caplog: Any) -> None:
+    """Weights count in units of their own start's Z: here each text of a start is as good."""
+    agent = shared(lambda episodes: 100.0 * episodes.example_indices, beta=0.5)
+    with caplog.at_level(logging.WARNING):
+        agent.learn(1)
+    assert recorded(agent, "target/ess") == pytest.approx(1.0)
+    assert recorded(agent, "target/kl_p_pi") == pytest.approx(0.0, abs=1e-4)
+    assert not caplog.text
+
+
+def test_a_start_without_support_is_reported(caplog: Any) -> None:
+    agent = shared(lambda episodes: (episodes.example_indices > 0).astype(float), accept=1.0)
+    with caplog.at_level(logging.WARNING):
+        agent.learn(200)
+    assert re.search("support for [1-4] of 4 starts of this roll-out", caplog.text)
+    assert caplog.text.count("teach nothing") == 1
+
+
+def test_one_normaliser_for_several_starts_is_remarked(caplog: Any) -> None:
+    with caplog.at_level(logging.WARNING):
+        shared("length", beta=1.0, group_size=1)
+        assert "one normaliser Z for all 4 starts" in caplog.text
+        caplog.clear()
+        shared("length", beta=1.0)
+        toy(beta=1.0)
+        assert not caplog.text
+
+
+def test_moments_are_means_over_starts_each_with_its_own_normaliser() -> None:
+    """Of base rates 1/13 and 10/13, lambda tilts each; the tilted rates have the wanted mean."""
+
+    def often_or_rarely(episodes: EpisodeBatch) -> np.ndarray[Any, Any]:
+        first = np.pad(episodes.response, ((0, 0), (0, 1)), constant_values=99)[:, 0]
+        words = np.where(episodes.example_indices % 2, 1, 10)
+        return np.asarray(first < words, dtype=float)
+
+    agent = shared(often_or_rarely, moments={"task": 0.6}, fit_episodes=4096)
+    agent.learn(1)
+    assert agent.multipliers is not None
+    tilted = [math.log(n / (13 - n)) + agent.multipliers["task"] for n in (1, 10)]
+    assert np.mean([1 / (1 + math.exp(-one)) for one in tilted]) == pytest.approx(0.6, abs=0.02)
+
+
+def test_the_reference_as_proposal_is_the_one_that_was_given(tmp_path: Path) -> None:
+    """Its weights P / (Z q) are then e^(r/beta) / Z, whatever is trained."""
+    other = tiny_gpt2(iid_lm(PRIOR).config.vocab_size, width=32)
+    agent = toy(beta=1e6, proposal="reference", reference=other, learning_rate=1e-3)
+    agent.learn(1)
+    assert recorded(agent, "target/ess") == pytest.approx(1.0, abs=1e-4)
+    assert recorded(agent, "target/kl_p_q") == pytest.approx(0.0, abs=1e-4)
+    assert recorded(agent, "target/kl_p_pi") > 0.1
+    agent.save(tmp_path / "model")
+    again = DPG.load(tmp_path / "model", env=text_envs.make_sb3("text_envs/Toy-v0", num_envs=64))
+    again.learn(1, reset_num_timesteps=False)
+    assert recorded(again, "target/ess") == pytest.approx(1.0, abs=1e-4)
+    with pytest.raises(ValueError, match="DPG has no environment to learn in: give load"):
+        DPG.load(tmp_path / "model").learn(1)
+
+
+def test_a_divergence_that_overflows_leaves_the_policy_alone() -> None:
+    agent = toy(beta=1e-3, divergence="reverse_chi2")
+    before = torch.nn.utils.parameters_to_vector(agent.policy.parameters()).detach().clone()
+    with pytest.raises(ValueError, match="'reverse_chi2' overflows"):
+        agent.learn(1)
+    after = torch.nn.utils.parameters_to_vector(agent.policy.parameters()).detach()
+    assert torch.equal(before, after)
 
 
 @pytest.mark.parametrize("proposal", ["adaptive", "reference"])
@@ -185,12 +263,19 @@ def test_card_lists_the_metrics_that_are_logged() -> None:
     [
         ({}, "exactly one of beta, accept and moments.*got none"),
         ({"beta": 1.0, "accept": 1.0}, "got beta and accept"),
-        ({"beta": 0.0}, "beta must be above 0, got 0.0"),
-        ({"beta": -1.0}, "beta must be above 0, got -1.0"),
+        ({"beta": 0.0}, "beta must be above 0 and finite, got 0.0"),
+        ({"beta": -1.0}, "beta must be above 0 and finite, got -1.0"),
         ({"beta": 1.0, "divergence": "kl2"}, "divergence must be kl, reverse_kl, tv"),
         ({"beta": 1.0, "proposal": "prior"}, "proposal must be policy, adaptive, reference"),
         ({"beta": 1.0, "batch_size": 999}, "batch_size must be None or 1..n_episodes=256"),
+        ({"beta": math.inf}, "beta must be above 0 and finite, got inf"),
+        ({"accept": math.nan}, "accept must be a finite reward, got nan"),
+        ({"moments": {}}, "moments must name a term of the ledger"),
+        ({"moments": {"task": math.inf}}, "moment 'task' must be finite, got inf"),
         ({"moments": {"task": 0.5}, "multipliers": {"x": 1.0}}, "do not fit moments"),
+        ({"beta": 1.0, "multipliers": {"x": 1.0}}, "go with moments, got beta"),
+        ({"beta": 1.0, "n_episodes": 64.0}, "n_episodes must be an integer of at least 1, got 64"),
+        ({"beta": 1.0, "batch_size": 2.5}, "batch_size must be None or 1..n_episodes=256"),
     ],
 )
 def test_bad_arguments_are_explained(kwargs: dict[str, Any], message: str) -> None:

@@ -117,6 +117,26 @@ def test_kl_estimators() -> None:
     close(F.kl_k3(torch.tensor([-1.0]), torch.tensor([-2.0]), mask[:1]), [math.exp(-1) - 1 + 1])
 
 
+def test_kl_estimators_are_no_losses() -> None:
+    """Differentiated, k1 has no expected gradient, and k3 has that of KL(q||p), not KL(p||q)."""
+    q, mask = torch.tensor([0.4, 0.4, 0.2]), torch.ones(3, dtype=torch.bool)
+    scores = torch.tensor([0.3, -0.2, 0.8], requires_grad=True)
+    log_p = scores.log_softmax(dim=0)
+    p = log_p.detach().exp()  # of the samples, which a loss takes as given
+
+    def gradient(loss: Tensor) -> Tensor:
+        return torch.autograd.grad(loss, scores, retain_graph=True)[0]
+
+    close(gradient((p * F.kl_k1(log_p, q.log(), mask)).sum()), torch.zeros(3))
+    other = gradient((q * (q.log() - log_p)).sum())
+    close(gradient((p * F.kl_k3(log_p, q.log(), mask)).sum()), other)
+    wanted = gradient((log_p.exp() * (log_p - q.log())).sum())
+    assert (other - wanted).abs().max() > 0.01
+    # ... which the policy gradient with k1 in the reward, detached, does have
+    paid = -F.kl_penalised_rewards(torch.zeros(3), p.log(), q.log(), mask, 1.0)
+    close(gradient((p * paid * log_p).sum()), wanted)
+
+
 def test_penalised_rewards_carry_no_gradient() -> None:
     log_probs = torch.tensor([[-1.0, -2.0]], requires_grad=True)
     ref = torch.tensor([[-1.5, -1.0]])

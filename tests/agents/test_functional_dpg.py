@@ -98,6 +98,8 @@ def test_groups_have_their_own_normaliser() -> None:
     groups = torch.tensor([0, 1, 0, 1])
     z = log_normaliser(log_p, log_q, groups).exp()
     torch.testing.assert_close(z, torch.tensor([0.5, 3.5]).double())
+    absent = log_normaliser(log_p[:2], log_q[:2], torch.tensor([0, 2]))
+    assert absent.isfinite().tolist() == [False, False, True] and not absent.isnan().any()
     nothing = log_normaliser(torch.tensor([-torch.inf, -torch.inf]), torch.zeros(2))
     assert float(nothing) == -math.inf and effective_sample_size(torch.tensor([-torch.inf])) == 0
 
@@ -200,6 +202,63 @@ def test_moments_out_of_reach_are_refused_with_numbers() -> None:
     a = torch.tensor([0.0, 1.0, 0.0, 1.0])
     with pytest.raises(ValueError, match="contradict"):
         fit_multipliers(torch.stack([a, a], 1), torch.tensor([0.2, 0.8]), max_steps=500)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.01, 0.001])
+@pytest.mark.parametrize("wanted", [0.5, 0.999])
+def test_multipliers_of_rare_features(share: float, wanted: float) -> None:
+    """lambda = logit(mu) - logit(E phi), however much the feature's variance grows on the way."""
+    phi = (torch.arange(10_000) < 10_000 * share).double()[:, None]
+    found = fit_multipliers(phi, torch.tensor([wanted]).double())
+    by_hand = math.log(wanted / (1 - wanted)) - math.log(share / (1 - share))
+    assert float(found) == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_multipliers_of_several_starts() -> None:
+    """p(x|c) is normalised for each start: the mean over starts of its moments is mu."""
+    rates, n = (0.9, 0.1), 1000
+    phi = torch.cat([(torch.arange(n) < n * rate).double() for rate in rates])[:, None]
+    groups = torch.arange(2).repeat_interleave(n)
+    found = float(fit_multipliers(phi, torch.tensor([0.6]), groups=groups))
+
+    def mean(strength: float) -> float:
+        tilted = (math.log(rate / (1 - rate)) + strength for rate in rates)
+        return sum(1 / (1 + math.exp(-one)) for one in tilted) / 2
+
+    assert mean(found) == pytest.approx(0.6, abs=1e-6)
+    together = float(fit_multipliers(phi, torch.tensor([0.6])))
+    assert together == pytest.approx(math.log(0.6 / 0.4)) and mean(together) < 0.56
+    fixed = torch.tensor([[0.0], [0.0], [1.0], [2.0]])  # the first start has no choice
+    with pytest.raises(ValueError, match=r"1\.5 is wanted.*between 0\.5 and 1 with mean 0\.75"):
+        fit_multipliers(fixed, torch.tensor([1.5]), groups=torch.arange(4) // 2)
+
+
+def test_a_constant_in_the_reward_changes_no_divergence() -> None:
+    """Even where the samples' own mean of P / q is not Z, as in any roll-out."""
+    log_p, log_z = target(0.5)
+    few, q = torch.tensor([0, 3, 3, 9]), PRIOR.log()
+    plain = kl_to_target(log_p[few], q[few], q[few], log_z)
+    shifted = kl_to_target(log_p[few] + 1000, q[few], q[few], log_z + 1000)
+    torch.testing.assert_close(shifted, plain, atol=1e-9, rtol=0)
+
+
+def test_truncated_samples_miss_a_part_of_the_target() -> None:
+    """Top-2 of the prior never ends a text early: Z = 2.05 for 3.89, however many samples."""
+    log_p, log_z = target(0.5)
+    kept = torch.tensor([float("e" not in text) for text in TEXTS]).double()
+    q = PRIOR * kept / (PRIOR * kept).sum()
+    i = counted(q)
+    assert float(log_normaliser(log_p[i], q.log()[i]).exp()) == pytest.approx(2.05, abs=5e-3)
+    assert float(log_z.exp()) == pytest.approx(3.89, abs=5e-3)
+
+
+def test_divergences_too_large_for_a_number_are_refused() -> None:
+    log_p, log_z = target(1e-3)
+    with pytest.raises(ValueError, match="'reverse_chi2' overflows: log.* nats.*higher beta"):
+        dpg_weights(log_p, PRIOR.log(), PRIOR.log(), log_z, divergence="reverse_chi2")
+    for divergence in set(DIVERGENCES) - {"reverse_chi2"}:
+        weights = dpg_weights(log_p, PRIOR.log(), PRIOR.log(), log_z, divergence=divergence)
+        assert bool(weights.isfinite().all())
 
 
 def test_unknown_divergence() -> None:

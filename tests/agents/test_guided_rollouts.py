@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import Share, iid_lm, tiny_gpt2
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecMonitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 import text_envs
 from agents import CausalLMPolicy, guided_rollouts, policy_kwargs_for
@@ -334,6 +334,26 @@ def test_environments_that_cannot_have_a_guide_are_refused() -> None:
     single = make_vec_env("text_envs/Toy-v0", n_envs=1)
     rollout, *_ = play(guide_finishes, single, "script:expert", policy=toy_policy(single))
     assert len(rollout) == 1
+
+
+def test_what_wrappers_make_of_rewards_and_ends_is_not_dropped_unsaid() -> None:
+    """Copies of the rows have no wrappers: the guide's texts would be paid another way."""
+    scaled = VecNormalize(
+        text_envs.make_sb3(Share(), num_envs=4, seed=0), norm_obs=False, norm_reward=True
+    )
+    single = gym.wrappers.TransformReward(gym.make("text_envs/Toy-v0"), lambda reward: 1 + reward)
+    short = text_envs.make_sb3(Share(), num_envs=4, seed=0, max_episode_steps=1)
+    for env, message in (
+        (scaled, "a wrapper made .* of the reward .* of text .*accepted: reward="),
+        (DummyVecEnv([lambda: single]), "a wrapper made .* of the reward"),
+        (short, "an outer limit cut text . after 1 steps.*accepted: max_tokens"),
+    ):
+        guide = "script:expert" if env.num_envs == 1 else lambda query: [[5, 12]] * len(query)
+        with pytest.raises(ValueError, match=message) as caught:
+            play(guide_finishes, env, guide)
+        assert len(caught.value.partial_rollout) == env.num_envs  # type: ignore[attr-defined]
+    rollout, *_ = play(guide_starts, short, lambda query: [[5, 5, 12]] * len(query))
+    assert rollout.truncated.any() and (rollout.lengths == 1).all()  # the agent's own tokens
 
 
 def test_an_agent_that_stops_at_once() -> None:

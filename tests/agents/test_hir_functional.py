@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import Echo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -89,6 +90,12 @@ def test_bad_levels(levels: Any) -> None:
         levels_of(np.zeros(2), levels)
 
 
+def test_a_reward_that_is_no_number_is_no_success() -> None:
+    with pytest.raises(ValueError, match="reward 1 is nan, which reaches no goal"):
+        levels_of(np.array([1.0, np.nan]), [0.5])
+    assert levels_of(np.array([-np.inf, np.inf]), [0.5]).tolist() == [0, 1]
+
+
 # -- parts -------------------------------------------------------------------------------------
 
 
@@ -155,6 +162,19 @@ def test_suffix_match_needs_references() -> None:
     task = Task([Example("a")], tokenizer=WordTokenizer(["a"]), prompt_length=2, max_tokens=1)
     with pytest.raises(ValueError, match="example 0 has no references"):
         SuffixMatch(task)
+    with pytest.raises(ValueError, match="Echo has turns.*pass part_judge="):
+        SuffixMatch(Echo())
+
+
+def test_a_reference_that_does_not_fit_is_not_met_by_its_beginning() -> None:
+    """Three columns: of four words the first three are no answer, three without an end are one."""
+    task = Task(
+        [Example("q", ("a b c d",)), Example("q", ("a b c",))],
+        tokenizer=WordTokenizer(["a", "b", "c", "d", "q"]), prompt_length=2, max_tokens=3,
+    )  # fmt: skip
+    batch = episodes(task, [[0, 1, 2], [0, 1, 2]], [0, 1])
+    for start in (0, 2):
+        assert SuffixMatch(task)(batch, np.full(2, start)).tolist() == [0, 1]
 
 
 # -- losses ------------------------------------------------------------------------------------

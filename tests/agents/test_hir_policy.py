@@ -220,6 +220,25 @@ def test_predict_reads_the_desired_goal(goal_policy: Any) -> None:
     assert values.shape == (4, 1) and (entropy > 0).all() and log_probs.requires_grad
 
 
+def test_tokens_may_come_alone(goal_policy: Any) -> None:
+    """As in the environment without goals, where PPO is evaluated too; `goal` says what for."""
+    policy, env = goal_policy
+    obs = env.reset()
+    task = env.env.task
+    for goal in (0, 1):
+        obs["desired_goal"][:] = policy.goal = goal
+        wanted = policy.predict(obs, deterministic=True)[0]
+        tokens = obs["observation"]
+        assert np.array_equal(policy.predict(tokens, deterministic=True)[0], wanted)
+        assert policy.predict(tokens[0], deterministic=True)[0] == wanted[0]
+        scores = as_log_probs(policy, task)(tokens)
+        assert np.array_equal(scores.argmax(axis=1), wanted)
+    with pytest.raises(
+        ValueError, match=r"tokens must have shape \(3,\) or \(n, 3\), got \(4, 2\)"
+    ):
+        policy.predict(tokens[:, 1:])
+
+
 def test_goals_outside_the_set(goal_policy: Any) -> None:
     policy, env = goal_policy
     obs = env.reset()

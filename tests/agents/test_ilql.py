@@ -385,6 +385,11 @@ def test_card_lists_the_metrics_that_are_logged(variant: str) -> None:
         ({"beta": -1.0}, "beta must be at least 0"),
         ({"variant": "utterence"}, "unknown variant 'utterence'.*'utterance'"),
         ({"target": "montecarlo"}, "unknown target 'montecarlo'"),
+        ({"beta": "8"}, "beta must be at least 0, got '8'"),
+        ({"policy_kwargs": {"beta": 3.0}}, r"policy_kwargs\['beta'\] would be overridden: ILQL"),
+        ({"policy_kwargs": {"train_policy": True}}, r"policy_kwargs\['train_policy'\] would be"),
+        ({"policy_kwargs": {"candidates": 2.5}}, "candidates must be an integer of at least 1"),
+        ({"policy_kwargs": {"top_k": 2.5}}, "top_k must be None or an integer above 0, got 2.5"),
     ],
 )
 def test_arguments_are_checked(kwargs: dict[str, Any], message: str) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,7 @@ from agents.offline_batches import OfflineBatch, offline_batch
 from agents.offline_order import BatchOrder
 from text_envs import DatasetError
 from text_envs.datasets import EpisodeDataset, collect, save
+from text_envs.tokenizers import WordTokenizer
 
 TOY = "text_envs/Toy-v0"
 SAY, HELLO, BYE, YES, END, PAD = range(6)
@@ -368,6 +370,73 @@ def test_the_data_name_their_environment(data: EpisodeDataset, tmp_path: Path) -
     agent.learn(20)
 
 
+def test_the_data_name_the_limit_of_their_environment() -> None:
+    for limited in (collect(TOY, "random", 4, max_episode_steps=2), one_limited()):
+        env = make(limited, env=None).get_env()
+        env.reset()  # type: ignore[union-attr]
+        for last in (False, True):
+            _, _, dones, infos = env.step(np.zeros(16, dtype=int))  # type: ignore[union-attr]
+            assert dones.tolist() == [last] * 16
+        assert all(info["TimeLimit.truncated"] for info in infos)
+
+
+def one_limited() -> EpisodeDataset:
+    with gym.make(TOY, max_episode_steps=2) as env:
+        return collect(env, lambda obs: np.zeros(len(obs), dtype=int), 4)
+
+
+def test_why_an_environment_is_needed(data: EpisodeDataset) -> None:
+    facts = {**data.metadata, "env_spec": None}
+    with pytest.raises(ValueError, match="does not say how to make text_envs/Toy-v0 again"):
+        make(dataclasses.replace(data, metadata=facts), env=None)
+
+
+@pytest.mark.parametrize("env", [None, "other"])
+def test_a_loaded_agent_refuses_other_tokens(
+    data: EpisodeDataset, tmp_path: Path, env: str | None
+) -> None:
+    words = [word * 2 for word in text_envs.tasks.toy.Toy().tokenizer.words]
+    other = text_envs.make_sb3(Renamed(words), num_envs=2)
+    renamed = collect(other, np_uniform_3, 8)
+    assert renamed.tokens.shape[1:] == data.tokens.shape[1:]
+    make(data).save(tmp_path / "agent")
+    given = {"env": None if env is None else other, "device": "cpu"}
+    with pytest.raises(DatasetError, match="has another tokenizer than the saved BC"):
+        BC.load(tmp_path / "agent", dataset=renamed, **given)
+    # What an agent was trained with is not forgotten by loading and saving without it.
+    BC.load(tmp_path / "agent", device="cpu").save(tmp_path / "again")
+    with pytest.raises(DatasetError, match="has another tokenizer than the saved BC"):
+        BC.load(tmp_path / "again", dataset=renamed, **given)
+    BC.load(tmp_path / "again", dataset=data, device="cpu").learn(20)
+
+
+class Renamed(text_envs.Task):
+    """`Toy-v0` in other words."""
+
+    reward = staticmethod(lambda episodes: np.zeros(len(episodes)))
+
+    def __init__(self, words: list[str]) -> None:
+        super().__init__(
+            [text_envs.Example("")],
+            tokenizer=WordTokenizer(words),
+            prompt_length=1,
+            max_tokens=3,
+        )
+
+
+def np_uniform_3(observations: Any) -> Any:
+    return np.full((len(observations), 3), -np.log(3))
+
+
+def test_rewards_beyond_float32_are_refused(data: EpisodeDataset) -> None:
+    rewards = data.rewards * 1e300
+    large = dataclasses.replace(data, rewards=rewards, source="large.npz")
+    episode, column = np.argwhere(rewards > 1e39)[0]
+    message = f"large.npz: episode {episode}, column {column}: rewards is 5e.299, which a float32"
+    with pytest.raises(DatasetError, match=message):
+        make(large)
+
+
 def test_data_of_another_environment(data: EpisodeDataset) -> None:
     with pytest.raises(DatasetError, match="tokenizer"):
         make(data, env="text_envs/Maze-v0")
@@ -387,9 +456,11 @@ def test_any_kind_of_environment(data: EpisodeDataset) -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
+        ({"batch_size": 2.5}, "batch_size must be an integer of at least 1, got 2.5"),
+        ({"env": None, "num_envs": 0}, "num_envs must be an integer of at least 1, got 0"),
         ({"max_grad_norm": 0.0}, "max_grad_norm must be above 0"),
-        ({"env": None, "dataset": None}, "BC needs env"),
+        ({"env": None, "dataset": None}, "BC needs env, or a dataset that says"),
     ],
 )
 def test_arguments(data: EpisodeDataset, kwargs: dict[str, Any], message: str) -> None:

@@ -49,6 +49,25 @@ def test_groups_share_their_start(wrap: Any) -> None:
     assert len(texts) > 1  # one start, and then each its own way
 
 
+def test_an_id_gets_environments_in_whole_groups() -> None:
+    def environments(**kwargs: Any) -> int:
+        policy_kwargs = {"model": tiny_gpt2(16)}
+        arguments = {"device": "cpu", "policy_kwargs": policy_kwargs}
+        return int(RLOO("CausalLMPolicy", "text_envs/Toy-v0", **arguments | kwargs).n_envs)
+
+    assert environments(n_episodes=100, group_size=4) == 20
+    assert environments(n_episodes=128, group_size=128) == 128
+    assert environments(n_episodes=100, group_size=2) == 50
+
+
+@pytest.mark.parametrize("credit", ["text", "to_go"])
+def test_one_episode_of_one_token(credit: str) -> None:
+    agent = make(REINFORCE, text_envs.make_sb3(Share(1), num_envs=1), n_episodes=1, credit=credit)
+    agent.learn(3)
+    assert agent.num_timesteps == 3
+    assert agent.logger.name_to_value["train/advantage_std"] == 0.0
+
+
 def test_groups_over_single_environments() -> None:
     env = make_vec_env("text_envs/Reviews-v0", n_envs=4, env_kwargs={"max_tokens": 3})
     agent = RLOO("CausalLMPolicy", env, n_episodes=4, group_size=2, seed=0, device="cpu")
@@ -158,6 +177,8 @@ def test_card_lists_the_metrics_that_are_logged() -> None:
     [
         (RLOO, {"group_size": 1}, "group_size must be at least 2 with baseline='group', got 1"),
         (RLOO, {"group_size": 5}, "group_size=5 must divide the 16 environments.*nearest: 4"),
+        (RLOO, {"group_size": 0}, "group_size must be an integer of at least 1, got 0"),
+        (RLOO, {"group_size": 4.0}, "group_size must be an integer of at least 1, got 4.0"),
         (GRPO, {"baseline": "mean"}, "baseline must be one of none, batch, group, normalised"),
         (GRPO, {"credit": "to_go"}, "credit must be 'text' with 'normalised', got 'to_go'"),
         (REINFORCE, {"credit": "token"}, "credit must be one of text, to_go, got 'token'"),

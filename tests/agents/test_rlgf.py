@@ -14,14 +14,16 @@ import pytest
 import torch
 from helpers import Echo
 from models import Share, iid_lm, tiny_gpt2
+from offline_helpers import every_toy_text, offline_agent, shake
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
 import text_envs
 from agents import D2LOLS, LOLS, PPO, AggreVaTeD, CausalLMPolicy, PPOPlusPlus, ppo, rlgf
 from agents import functional as F
+from agents.ilql import ILQL
 from agents.two_critics import TwoCriticPolicy
-from text_envs import EpisodeBatch, Example, Task
+from text_envs import EpisodeBatch, Example, Task, exact
 from text_envs.errors import GuideError
 from text_envs.guides import Query, as_guide
 from text_envs.tokenizers import WordTokenizer
@@ -317,6 +319,12 @@ def test_d2lols_switches_once() -> None:
     assert rolled_in(agent, 6) == [False, False, False, True, True, True]
 
 
+def test_d2lols_counts_the_iterations_of_all_calls_of_learn() -> None:
+    agent = make(D2LOLS, tau=3)
+    agent.learn(1), agent.learn(1)
+    assert rolled_in(agent, 4)[:2] == [False, True] and agent.num_timesteps > 0
+
+
 def test_lols_tosses_a_coin() -> None:
     found = rolled_in(make(LOLS, tau=0.7, n_epochs=1), 40)
     assert 0.5 < np.mean(found) < 0.9
@@ -371,6 +379,24 @@ def test_a_model_as_its_own_guide_stays_as_it_was() -> None:
     after = agent._starts.guide(agent.env.get_attr("task")[0]).policy.actor.parameters()
     assert all(map(torch.equal, before, after))
     assert not torch.equal(before[0], next(iter(lm.parameters())))
+
+
+def test_an_agent_guided_by_values_guides_with_them() -> None:
+    """Its language model alone, which is what writes for a `CausalLMPolicy`, would not."""
+    agent = offline_agent(ILQL, TOY, every_toy_text(), beta=4.0)
+    shake(agent.policy.critic, 1)
+    shake(agent.policy.target, 2)
+    env = text_envs.make_sb3(TOY, num_envs=64, seed=0)
+    guided = make(AggreVaTeD, env, n_episodes=64, model=iid_lm(PRIOR), guide=agent, beta=0.0)
+    policy = guided._starts.guide(env.env.task).policy
+    tree = exact.q_of(TOY, agent).tree
+    np.testing.assert_allclose(tree.log_probs(policy), tree.log_probs(agent), atol=1e-5)
+    alone = tree.log_probs(agent.policy.actor)
+    assert np.abs(np.exp(alone) - np.exp(tree.log_probs(agent))).max() > 0.05
+    before = tree.log_probs(policy)
+    shake(agent.policy.target, 3)
+    np.testing.assert_array_equal(tree.log_probs(policy), before)  # a frozen copy
+    assert len(collect(guided)) == 64 and guided.queries.calls == 1
 
 
 # -- saving, metrics -------------------------------------------------------------------------------

@@ -210,10 +210,11 @@ def test_divergence_is_reported() -> None:
     [
         ("beta", 4.0, -1.0, "beta must be at least 0, got -1.0"),
         ("beta", 0.0, float("inf"), "beta must be at least 0"),
-        ("top_k", 3, 0, "top_k must be None or at least 1, got 0"),
+        ("top_k", 3, 0, "top_k must be None or an integer above 0, got 0"),
         ("top_p", 0.5, 1.5, r"top_p must be None or in \(0, 1\], got 1.5"),
         ("advantage_clip", 2.0, 0.0, "advantage_clip must be None or above 0, got 0.0"),
         ("log_prob_weight", 0.1, -0.1, "log_prob_weight must be at least 0, got -0.1"),
+        ("top_p", 0.9, "most", "top_p must be None or .*, got 'most'"),
     ],
 )
 def test_settings_change_after_training_and_are_saved(
@@ -232,6 +233,17 @@ def test_settings_change_after_training_and_are_saved(
     with torch.no_grad():
         one, other = (p.get_distribution(obs).distribution.probs for p in (policy, loaded))
     torch.testing.assert_close(one, other)
+
+
+def test_temperature_changes_after_training_and_is_saved(tmp_path: Path) -> None:
+    policy = make_policy(tiny_gpt2(20))
+    for bad in (0.0, -1.0, float("nan"), None, "hot"):
+        with pytest.raises(ValueError, match="temperature must be above 0"):
+            policy.actor.temperature = bad
+    policy.actor.temperature = 0.25
+    policy.save(tmp_path / "policy")
+    assert ValueGuidedPolicy.load(tmp_path / "policy", device="cpu").actor.temperature == 0.25
+    assert policy.arguments["temperature"] == 1.0  # as it was made
 
 
 def test_unknown_variant_is_refused() -> None:

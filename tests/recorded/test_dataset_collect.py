@@ -245,6 +245,18 @@ def test_bad_input(arguments: Any, error: type[Exception], message: str) -> None
         collect(*arguments)
 
 
+@pytest.mark.parametrize("seed", [None, -1, 0.5])
+def test_a_seed_that_is_none(seed: Any) -> None:
+    with pytest.raises(ValueError, match=f"seed must be an integer of at least 0, got {seed}"):
+        collect("text_envs/Toy-v0", "expert", 2, seed=seed)
+
+
+def test_the_adversarial_set_comes_in_whole_games() -> None:
+    for n in (10, 11.0, 0):
+        with pytest.raises(ValueError, match=f"positive multiple of 11, .*, got {n}; nearest: 11"):
+            datasets.recipe("wordle-adversarial", n)  # type: ignore[arg-type]
+
+
 def test_arguments_of_an_environment_go_with_an_id() -> None:
     data = collect("text_envs/Maze-v0", "expert", 2, layout="u", num_envs=1)
     assert data.metadata["env_spec"]["kwargs"]["layout"] == "u"

@@ -172,6 +172,59 @@ def test_values_changed_through_hdf5_are_reported(walks: EpisodeDataset) -> None
         from_minari(minari.MinariDataset(exported.storage, np.array([5])))
 
 
+def test_altered_metadata_are_reported(walks: EpisodeDataset) -> None:
+    exported = to_minari(walks, new_id())
+    path = exported.storage.data_path / "metadata.json"
+    content = path.read_text(encoding="utf-8")
+    digest = walks.metadata["tokenizer"]["sha256"]
+    ours = content.index('"text_envs": {')  # behind it are a copy of the specification and more
+    for old, new in (
+        (digest, digest[:-1] + ("0" if digest[-1] != "0" else "1")),
+        ('"prompt_length": 11', '"prompt_length": 12'),
+        ('"disable_env_checker": false', '"disable_env_checker": true'),
+        ('"seed"', '"sead"'),
+        ("text_envs_crc32", "text_envs_crc33"),
+    ):
+        changed = content[:ours] + content[ours:].replace(old, new)
+        assert changed != content
+        path.write_text(changed, encoding="utf-8")
+        with pytest.raises(DatasetError, match=r"metadata\['text_envs'\] has been altered"):
+            datasets.load(exported.id)
+    path.write_text(content.replace('"text_envs": {', '"text_ends": {'), encoding="utf-8")
+    with pytest.raises(DatasetError, match="metadata has no 'text_envs'"):
+        datasets.load(exported.id)
+    path.write_text(content, encoding="utf-8")
+    assert datasets.load(exported.id) == walks
+
+
+def test_an_outer_limit_is_part_of_the_environment() -> None:
+    rows = datasets.collect("text_envs/Maze-v0", "walk", 4, max_episode_steps=6)
+    with gym.make("text_envs/Maze-v0", max_episode_steps=6) as env:
+        alone = datasets.collect(env, lambda obs: np.zeros(len(obs), dtype=int), 2)
+    assert rows.metadata["env_spec"] == alone.metadata["env_spec"]
+    for data in (rows, alone):
+        assert (
+            data.truncated.all() and "max_episode_steps" not in data.metadata["env_spec"]["kwargs"]
+        )
+        exported = to_minari(data, new_id())
+        assert from_minari(exported) == data
+        again = exported.recover_environment()
+        assert again.spec.max_episode_steps == 6
+        again.reset(seed=0)
+        steps = [again.step(0)[2:4] for _ in range(6)]
+        assert steps == [(False, False)] * 5 + [(False, True)]
+
+
+def test_reference_scores_are_not_those_of_other_rewards() -> None:
+    toy = datasets.collect("text_envs/Toy-v0", "mixed", 4)
+    longer = datasets.rescore(toy, "length", "text_envs/Toy-v0")
+    both = datasets.merge([toy, longer])
+    assert "ref_max_score" in to_minari(toy, new_id()).storage.metadata
+    for data in (longer, both):
+        stored = to_minari(data, new_id()).storage.metadata
+        assert stored.get("ref_min_score") is stored.get("ref_max_score") is None
+
+
 def test_cut_files_are_reported(walks: EpisodeDataset) -> None:
     exported = to_minari(walks, new_id())
     for name, sizes in (("main_data.hdf5", (0, 100, 4000, -1)), ("metadata.json", (0, 40, -2))):
@@ -208,6 +261,11 @@ def test_what_minari_cannot_hold_is_refused_and_leaves_nothing(
         to_minari(counting, new_id(), "text_envs/ObjectCountingGoal-v0")
     with pytest.raises(TypeError, match="unexpected keyword"):
         to_minari(walks, new_id(), no_such_argument=1)
+    with pytest.raises(DatasetError, match="has no episodes"):
+        to_minari(walks.select([]), new_id())
+    for malformed in ("text/../x-v0", "/text/xx-v0", "text", "text/maze"):
+        with pytest.raises(ValueError, match="Malformed dataset ID|ends in a version, got 'text"):
+            to_minari(walks, malformed)
     assert not list(folder.rglob("*.hdf5"))
     exported = to_minari(toy, new_id(), "text_envs/Toy-v0")
     assert from_minari(exported) == toy

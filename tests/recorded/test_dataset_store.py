@@ -127,6 +127,8 @@ def test_select_and_filter() -> None:
     assert data.select([1, 0]).returns.tolist() == [2.0, -0.5]
     assert data.select(slice(1, 2)).columns["policy"].tolist() == ["random"]
     assert data.select(data.truncated).finish_reasons == ("length",)
+    assert data.select(1) == data.select(np.int64(-1)) == data.select([1])
+    assert len(data.select([])) == len(data.select(np.zeros(2, dtype=bool))) == 0
     assert data.filter(min_return=0).returns.tolist() == [2.0]
     assert data.filter(lambda d: d.columns["policy"] == "expert").returns.tolist() == [-0.5]
     toy = Toy().demonstrations(200, quality="random")
@@ -308,6 +310,15 @@ def test_merge_joins_columns_and_keeps_what_is_shared() -> None:
     assert datasets.merge([one]) == one
     named = small(columns={"who": np.array(["x", "y"])})
     assert datasets.merge([one, named]).columns["who"].tolist() == ["", "", "x", "y"]
+
+
+def test_merge_takes_files_and_wants_several(tmp_path: Path) -> None:
+    one = small()
+    path = one.save(tmp_path / "one.npz")
+    assert datasets.merge([path, str(path), one]) == datasets.merge([one] * 3)
+    for single in (one, path, str(path)):
+        with pytest.raises(TypeError, match=r"several data sets in a list, .* merge\(\[one, other"):
+            datasets.merge(single)
 
 
 def test_merge_refuses_what_does_not_fit() -> None:

@@ -52,7 +52,8 @@ def collect(
             is left as it was).
         deterministic: take the policy's most probable token.
         progress_bar: show one, in episodes; needs tqdm.
-        num_envs: rows of an environment given by id; None for at most 64.
+        num_envs: rows of an environment given by id; None for at most 64, or 256 where the policy
+            is given by name.
         **env_kwargs: arguments of an environment given by id.
 
     Raises:
@@ -66,6 +67,8 @@ def collect(
     """
     if not isinstance(n_episodes, int | np.integer) or n_episodes < 1:
         raise ValueError(f"n_episodes must be an integer of at least 1, got {n_episodes!r}")
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
     made = _make(env, policy, n_episodes, num_envs, env_kwargs)
     record = _Record(describe(made, seed=seed, policy=policy_name(policy)))
     try:

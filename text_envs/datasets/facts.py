@@ -73,7 +73,9 @@ def env_spec(env: Any) -> gym.envs.registration.EnvSpec | None:
     if spec is None:
         return None
     kwargs = {name: value for name, value in spec.kwargs.items() if name not in _OF_VECTORS}
-    return dataclasses.replace(spec, kwargs=kwargs)
+    # A batch limits its rows by itself, a single row has a wrapper that the specification names.
+    limit = kwargs.pop("max_episode_steps", spec.max_episode_steps)
+    return dataclasses.replace(spec, kwargs=kwargs, max_episode_steps=limit)
 
 
 def describe(env: Any, **recording: Any) -> dict[str, Any]:

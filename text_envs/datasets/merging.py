@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from text_envs.datasets.files import load
 from text_envs.datasets.store import EpisodeDataset, concatenate
 from text_envs.errors import DatasetError
 
 __all__ = ["merge"]
 
 
-def merge(datasets: Iterable[EpisodeDataset]) -> EpisodeDataset:
+def merge(datasets: Iterable[Any]) -> EpisodeDataset:
     """Return the episodes of several data sets, in their order.
 
     A column that some of them lack holds "" there if it is of strings, else NaN (integers and
@@ -23,14 +25,21 @@ def merge(datasets: Iterable[EpisodeDataset]) -> EpisodeDataset:
     data set under `"merged"`.
 
     Args:
-        datasets: at least one; with the same tokenizer, version of the environment and columns.
-            Their environments may differ in arguments, such as a limit on moves.
+        datasets: at least one, each anything that `text_envs.datasets.load` takes; with the same
+            tokenizer, version of the environment and columns. Their environments may differ in
+            arguments, such as a limit on moves.
 
     Raises:
         DatasetError: they do not fit together; the message names the two and the difference.
         ValueError: there are none.
+        TypeError: `datasets` is a single one.
     """
-    parts = list(datasets)
+    if isinstance(datasets, EpisodeDataset | str | os.PathLike):
+        raise TypeError(
+            f"merge takes several data sets in a list, got one {type(datasets).__name__}; write "
+            "merge([one, other])"
+        )
+    parts = [load(dataset) for dataset in datasets]
     if not parts:
         raise ValueError("merge needs at least one data set, got none")
     for number, part in enumerate(parts[1:], start=1):

@@ -27,10 +27,17 @@ from text_envs.datasets.store import EpisodeDataset
 from text_envs.errors import DatasetError
 from text_envs.types import Role
 
-__all__ = ["CHECKSUM", "buffers", "checksum", "episode_of", "read_episodes"]
+__all__ = [
+    "CHECKSUM",
+    "buffers",
+    "checksum",
+    "checksum_of_facts",
+    "episode_of",
+    "read_episodes",
+]
 
 CHECKSUM = "text_envs_crc32"
-"""Under which name an episode's metadata in Minari hold its checksum."""
+"""Under which name the metadata of an episode, and our entry of the data set's, hold a checksum."""
 
 
 def buffers(dataset: EpisodeDataset, pad: int) -> Iterator[Any]:
@@ -98,6 +105,11 @@ def checksum(episode: Mapping[str, Any]) -> int:
         plain = str(value) if isinstance(value, str) else np.asarray(value).tobytes().hex()
         facts.append([name, plain])
     return zlib.crc32(json.dumps(facts).encode(), total)
+
+
+def checksum_of_facts(facts: Mapping[str, Any]) -> int:
+    """Return the CRC-32 of plain JSON values."""
+    return zlib.crc32(json.dumps(facts, sort_keys=True).encode())
 
 
 def read_episodes(name: str, opened: Any) -> Iterator[dict[str, Any]]:

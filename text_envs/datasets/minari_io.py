@@ -23,6 +23,7 @@ from text_envs.datasets.minari_episodes import (
     CHECKSUM,
     buffers,
     checksum,
+    checksum_of_facts,
     episode_of,
     read_episodes,
 )
@@ -49,14 +50,19 @@ def to_minari(
             say. Its specification is stored, for `recover_environment()`.
         **kwargs: of `minari.create_dataset_from_buffers`: `author`, `author_email`,
             `code_permalink`, `description`, `algorithm_name`, `ref_min_score`, `ref_max_score`
-            (default: the stored scores of chance and expert, for default arguments), ...
+            (default: the stored scores of chance and expert, for default arguments and rewards
+            as played), ...
 
     Raises:
         ImportError: Minari is not installed.
-        DatasetError: the data set is of another environment, or holds what Minari cannot store.
+        DatasetError: the data set is empty, of another environment, or holds what Minari cannot
+            store.
         ValueError: no environment is known, or the id is taken or malformed.
     """
     minari = _minari()
+    _check_id(minari, dataset_id)
+    if not len(dataset):
+        raise DatasetError(f"{dataset.source or 'data set'} has no episodes; Minari needs one")
     spec = _spec(dataset, env)
     made = gym.make(spec)
     check_compatible(dataset, made)
@@ -72,7 +78,8 @@ def to_minari(
     defaults = {
         "algorithm_name": policy if isinstance(policy, str) else "unknown",
         "requirements": [f"text_envs>={describe(spec.id)['text_envs_version']}"],
-        **_scores(spec),
+        # Rewards given afterwards are no measure of the environment's players.
+        **({} if _rescored(dataset) else _scores(spec)),
     }
     try:
         with warnings.catch_warnings():
@@ -103,7 +110,7 @@ def from_minari(source: str | MinariDataset) -> EpisodeDataset:
     name = source if isinstance(source, str) else str(source.id)
     try:
         opened = minari.load_dataset(source) if isinstance(source, str) else source
-        entry = opened.storage.metadata.get(_ENTRY)
+        entry = _entry_of(name, opened)
         metadata = _described(opened) if entry is None else entry["metadata"]
         episodes = list(read_episodes(name, opened))
     except DatasetError:
@@ -143,6 +150,16 @@ def _minari() -> Any:
 # -- writing -------------------------------------------------------------------------------------
 
 
+def _check_id(minari: Any, dataset_id: str) -> None:
+    try:
+        minari.dataset.minari_dataset.parse_dataset_id(dataset_id)
+    except TypeError as error:  # which is all that Minari says of a missing version
+        raise ValueError(
+            f"the id of a Minari data set ends in a version, got {dataset_id!r}; for example "
+            f"{dataset_id}-v0"
+        ) from error
+
+
 def _spec(dataset: EpisodeDataset, env: Any) -> gym.envs.registration.EnvSpec:
     if isinstance(env, gym.envs.registration.EnvSpec):
         return env
@@ -156,6 +173,11 @@ def _spec(dataset: EpisodeDataset, env: Any) -> gym.envs.registration.EnvSpec:
             "EnvSpec, or an environment that gymnasium.make made of plain arguments)"
         )
     return spec
+
+
+def _rescored(dataset: EpisodeDataset) -> bool:
+    every = [dataset.metadata, *dataset.metadata.get("merged", [])]
+    return any("rescored" in facts for facts in every)
 
 
 def _scores(spec: gym.envs.registration.EnvSpec) -> dict[str, float]:
@@ -214,7 +236,7 @@ def _write(storage: Any, dataset: EpisodeDataset, pad: int) -> None:
     sums = [{CHECKSUM: checksum(episode_of(dataset, i))} for i in range(len(dataset))]
     storage.update_episode_metadata(sums)
     entry = {"metadata": dict(dataset.metadata), "columns": list(dataset.columns)}
-    storage.update_metadata({_ENTRY: entry})
+    storage.update_metadata({_ENTRY: {**entry, CHECKSUM: checksum_of_facts(entry)}})
 
 
 def _make_compressed(storage: Any, dataset: EpisodeDataset) -> None:
@@ -239,6 +261,24 @@ def _make_compressed(storage: Any, dataset: EpisodeDataset) -> None:
                     compression="gzip",
                     shuffle=True,
                 )
+
+
+def _entry_of(name: str, opened: MinariDataset) -> dict[str, Any] | None:
+    """Return our entry of the metadata, checked; None of a data set combined of several."""
+    entry: dict[str, Any] | None = opened.storage.metadata.get(_ENTRY)
+    if entry is None and opened.storage.metadata.get("combined_datasets"):
+        return None
+    if entry is None:
+        raise DatasetError(
+            f"{name}: metadata has no {_ENTRY!r}; only data sets that text_envs exported can be "
+            "read"
+        )
+    facts = {key: value for key, value in entry.items() if key != CHECKSUM}
+    if entry.get(CHECKSUM) != checksum_of_facts(facts):
+        raise DatasetError(
+            f"{name}: metadata[{_ENTRY!r}] has been altered: its checksum does not fit"
+        )
+    return entry
 
 
 def _described(opened: MinariDataset) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 
 from text_envs.datasets.collecting import collect
 from text_envs.datasets.facts import describe
@@ -56,7 +57,7 @@ def recipe(
         name: one of `RECIPES`.
         n: number of episodes; for "wordle-adversarial" a multiple of 11.
         seed: the same seed builds the same episodes.
-        progress_bar: show one; needs tqdm.
+        progress_bar: show one; needs tqdm. "wordle-adversarial" shows none: it is built at once.
         **env_kwargs: arguments of the environment, for example `reward_kind="yes_no"`.
 
     Raises:
@@ -79,7 +80,7 @@ def recipe(
 
 
 def _adversarial(env_id: str, n: int, seed: int, env_kwargs: dict[str, Any]) -> EpisodeDataset:
-    if n < 1 or n % _GAMES:
+    if not isinstance(n, int | np.integer) or n < 1 or n % _GAMES:
         raise ValueError(
             f"n must be a positive multiple of {_GAMES}, the games about one hidden word, got "
             f"{n!r}; nearest: {max(1, round(n / _GAMES)) * _GAMES}"

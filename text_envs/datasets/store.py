@@ -98,7 +98,10 @@ class EpisodeDataset:
 
     def select(self, indices: Any) -> EpisodeDataset:
         """Return the episodes `indices` (integers, a slice or a boolean mask), in that order."""
-        chosen = np.arange(len(self))[indices]
+        index = indices if isinstance(indices, slice) else np.atleast_1d(indices)
+        if isinstance(index, np.ndarray) and not index.size:
+            index = index.astype(np.int64)  # an empty list has no type of its own
+        chosen = np.arange(len(self))[index]
         return replace(
             self,
             tokens=self.tokens[chosen],

@@ -11,8 +11,9 @@ one that an agent has begun (`complete`). Nothing is asked of it but texts: no s
 | an agent or policy of Stable-Baselines3 | tokens drawn from its distribution |
 | `text_envs.policies.as_log_probs(f, task)` | tokens drawn from a policy function |
 
-A model is copied and frozen: a learner that starts from its guide's weights leaves the guide alone
-(a policy function follows its source, for guides that learn along).
+A model is copied and frozen, with the values that guide it if there are any: a learner that starts
+from its guide's weights leaves the guide alone (a policy function follows its source, for guides
+that learn along). Of an agent without a distribution, such as DQN, the choice is written.
 Its tokens are drawn from the generators of the rows, so that a seed fixes them; what a function
 draws elsewhere is its own business. A text stands for the rest of a turn, to which the end token is
 added; token ids stand for themselves, and the guide is asked again until the turn has ended.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -142,11 +142,13 @@ class Guide(ABC):
                 guide=self.name,
                 prompt=query.texts[0],
             ) from error
-        if isinstance(received, str) or not hasattr(received, "__len__"):
+        unordered = isinstance(received, str | bytes | Mapping | Set)
+        if unordered or not hasattr(received, "__len__"):
             raise self._error(query, None, "no list of completions", received)
         if len(received) != len(query):
             what = f"{len(received)} completions for {len(query)} texts"
             raise self._error(query, None, what, received)
+        received = list(received)
         encoded = [self._encode(query, i, received) for i in range(len(query))]
         self.queries.tokens += sum(map(len, encoded))
         return [self._fit(query, i, tokens, received) for i, tokens in enumerate(encoded)]
@@ -167,10 +169,10 @@ class Guide(ABC):
             if tokens and tokens[-1] != tokenizer.eos_id:
                 tokens.append(tokenizer.eos_id)
         else:
-            ids = np.asarray(completion)
-            if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+            ids = _token_ids(completion)
+            if ids is None:
                 raise self._error(query, i, "neither a text nor token ids", received)
-            tokens = [int(token) for token in ids]
+            tokens = ids
             while tokens and tokens[-1] == tokenizer.pad_id:
                 tokens.pop()
         if len(tokens) == query.room[i] + 1 and tokens[-1] == tokenizer.eos_id:
@@ -218,6 +220,17 @@ class Guide(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name}, {self.queries})"
+
+
+def _token_ids(completion: Any) -> list[int] | None:
+    """Return a flat sequence of integers as a list; None for anything else."""
+    try:
+        ids = np.asarray(completion)
+    except (TypeError, ValueError):  # ragged, or on another device
+        return None
+    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+        return None
+    return [int(token) for token in ids]
 
 
 def _short(value: Any) -> str:

@@ -14,7 +14,7 @@ from text_envs.guides.base import Completion, Guide, Query
 from text_envs.guides.sampler import Sampler
 from text_envs.policies import PolicyFunction, as_log_probs
 from text_envs.tasks.base import Task
-from text_envs.tokenizers import load_tokenizer
+from text_envs.tokenizers import Tokenizer, load_tokenizer
 
 __all__ = ["BlackBox", "Script", "as_guide"]
 
@@ -180,13 +180,32 @@ def _policy(source: Any, task: Task, tokenizer: Any) -> PolicyFunction:
     name = repr(os.fspath(source)) if isinstance(source, str | os.PathLike) else None
     name = name or getattr(source, "name", None) or type(source).__name__
     try:
-        own = task.tokenizer if tokenizer is None else load_tokenizer(tokenizer)
-        if own != task.tokenizer:
-            raise ValueError(f"its tokenizer is {own!r}, the task's {task.tokenizer!r}")
+        own = _tokenizer_of(source) if tokenizer is None else load_tokenizer(tokenizer)
+        if own is not None and own != task.tokenizer:
+            raise ValueError(_other_tokens(own, task.tokenizer))
         _check_embeddings(source, task)
         return as_log_probs(_frozen(source), task)
     except ValueError as error:
         raise GuideError(f"guide {name} does not fit the task: {error}", guide=str(name)) from error
+
+
+def _tokenizer_of(source: Any) -> Tokenizer | None:
+    """Return the tokenizer of an agent's environment; None where nobody knows one."""
+    try:
+        found = source.env.get_attr("tokenizer")[0]
+    except AttributeError:
+        return None
+    return found if isinstance(found, Tokenizer) else None
+
+
+def _other_tokens(own: Tokenizer, tokenizer: Tokenizer) -> str:
+    """Return in which way two tokenizers differ."""
+    message = f"its tokenizer is {own!r}, the task's {tokenizer!r}"
+    for i in range(min(own.vocab_size, tokenizer.vocab_size)):
+        mine, wanted = own.decode([i]), tokenizer.decode([i])
+        if mine != wanted:
+            return f"{message}: id {i} is {mine!r} there and {wanted!r} here"
+    return message
 
 
 def _check_embeddings(source: Any, task: Task) -> None:
@@ -212,4 +231,15 @@ def _frozen(source: Any) -> Any:
     from text_envs.lm import ActionLM, freeze
 
     actor = getattr(source, "actor", None)
-    return freeze(actor if isinstance(actor, ActionLM) else source)
+    if isinstance(actor, ActionLM) and _is_its_actor(source):
+        return freeze(actor)
+    return freeze(source)
+
+
+def _is_its_actor(policy: Any) -> bool:
+    """Return whether a policy's language model has the policy's distribution.
+
+    Not so where a subclass has a distribution of its own, as one guided by values has.
+    """
+    owner = next((k for k in type(policy).__mro__ if "get_distribution" in vars(k)), None)
+    return owner is not None and "actor_class" in vars(owner)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from numbers import Real
 from typing import cast
 
 import numpy as np
@@ -21,7 +22,7 @@ from text_envs.lm.cache import CachedDecoder
 from text_envs.lm.encoding import encode
 from text_envs.lm.likelihood import entropy, linear_log_probs, token_log_probs
 
-__all__ = ["ActionLM"]
+__all__ = ["ActionLM", "check_vocabulary"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class ActionLM(nn.Module):
     """
 
     _bias: Tensor
+    _temperature: float
 
     def __init__(
         self,
@@ -60,8 +62,7 @@ class ActionLM(nn.Module):
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
+        self.temperature = temperature
         banned = sorted({int(i) for i in forbidden})
         if banned and not 0 <= banned[0] <= banned[-1] < num_actions:
             raise ValueError(f"forbidden ids must be actions 0..{num_actions - 1}, got {banned}")
@@ -70,13 +71,9 @@ class ActionLM(nn.Module):
         self._check_architecture(lm)
         head = lm.get_output_embeddings()
         rows = int(cast(nn.Embedding, lm.get_input_embeddings()).weight.shape[0])
-        if num_actions > rows:
-            raise ValueError(
-                f"{type(lm).__name__} knows {rows} tokens, the environment has {num_actions} "
-                "actions: model and environment need the same tokenizer"
-            )
+        check_vocabulary(lm, rows, num_actions)
         self.lm = lm
-        self.num_actions, self.temperature, self.num_tokens = num_actions, temperature, rows
+        self.num_actions, self.num_tokens = num_actions, rows
         self.pad_id, self.bos_id, self.prompt_length = pad_id, bos_id, prompt_length
         # What stands in for padding in a tensor; not the id that makes transformers warn.
         unwanted = {pad_id, lm.config.pad_token_id}
@@ -112,6 +109,17 @@ class ActionLM(nn.Module):
             forbidden=self.forbidden_ids,
             temperature=self.temperature,
         )
+
+    @property
+    def temperature(self) -> float:
+        """What divides the scores; may be changed at any time."""
+        return self._temperature
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        if not isinstance(value, Real) or not 0 < value < float("inf"):
+            raise ValueError(f"temperature must be above 0, got {value!r}")
+        self._temperature = float(value)
 
     @property
     def forbidden_ids(self) -> list[int]:
@@ -327,3 +335,12 @@ class ActionLM(nn.Module):
         except Exception as problem:  # whatever an unknown architecture raises
             return f"{type(problem).__name__}: {problem}"
         return "" if close else f"cached and plain states differ by {error:.2g}"
+
+
+def check_vocabulary(lm: PreTrainedModel, rows: int, num_actions: int) -> None:
+    """Raise a ValueError if a model of `rows` embeddings lacks some of the actions."""
+    if num_actions > rows:
+        raise ValueError(
+            f"{type(lm).__name__} knows {rows} tokens, the environment has {num_actions} "
+            "actions: model and environment need the same tokenizer"
+        )

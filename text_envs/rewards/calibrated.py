@@ -161,11 +161,16 @@ class Calibrated:
         """Look for demonstrations of `task`, which an environment calls when it is built.
 
         Raises:
-            ValueError: an example has none and `missing="raise"`, or one cannot be written.
+            ValueError: an example has none and `missing="raise"`, all have none and
+                `missing="skip"`, one cannot be written, or is of an example that `task` lacks.
         """
         if self._task is None:
             self._task = task
-        self._demo_rewards.look(task)
+        if not self._demo_rewards.look(task) and self.missing == "skip":
+            raise ValueError(
+                "no example has a demonstration: with missing='skip' every text would be paid 0; "
+                "give some in demonstrations="
+            )
 
     def __call__(self, episodes: EpisodeBatch) -> Scored:
         """Return the calibrated rewards, `(B,)` or `(B, K)`, and their details.

@@ -56,15 +56,23 @@ class DemoRewards:
         self.batch_size, self.needed = batch_size, needed
         self._tasks: list[_Known] = []
 
-    def look(self, task: Task) -> None:
+    def look(self, task: Task) -> bool:
         """Find the demonstrations of a few of the task's examples, so that a gap shows early.
 
+        Returns:
+            Whether the task may have demonstrations: False if all of its examples have none.
+
         Raises:
-            ValueError: one is missing and needed, or cannot be written.
+            ValueError: one is missing and needed, cannot be written, or is of an example that the
+                task does not have.
         """
+        self.demonstrations.check(len(task))
         indices = _spread(len(task), _MANY)
-        for index, prompt in zip(indices.tolist(), task.prompts(indices), strict=True):
-            self._rows(Subject.of_task(task), index, prompt)
+        found = [
+            len(self._rows(Subject.of_task(task), index, prompt))
+            for index, prompt in zip(indices.tolist(), task.prompts(indices), strict=True)
+        ]
+        return any(found) or len(indices) < len(task)
 
     def of(self, episodes: EpisodeBatch) -> list[Floats]:
         """Return the rewards of each episode's demonstrations, `(n, K)`; n is 0 without any.

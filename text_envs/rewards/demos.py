@@ -128,6 +128,26 @@ class Demonstrations:
             raise TypeError(f"demonstrations are a {type(source).__name__}; accepted: {_ACCEPTED}")
         self._source = source
 
+    def check(self, examples: int) -> None:
+        """Check that demonstrations are of a task with so many examples.
+
+        Raises:
+            ValueError: there are some for examples that the task does not have.
+        """
+        numbers: list[int] = []
+        if self._rows_of is not None:
+            numbers = list(self._rows_of)
+        elif isinstance(self._source, Mapping):
+            numbers = [int(key) for key in self._source if not isinstance(key, str)]
+        elif self._source is not None:
+            numbers = list(range(len(self._source)))[-1:]
+        wrong = [number for number in numbers if not 0 <= number < examples]
+        if wrong:
+            raise ValueError(
+                f"there is a demonstration of example {wrong[0]}, and the task has the examples "
+                f"0..{examples - 1}; the demonstrations belong to another task or split"
+            )
+
     def rows(self, subject: Subject, index: int, prompt: NDArray[np.int64]) -> Rows:
         """Return the demonstrations of one example.
 
