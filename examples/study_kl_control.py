@@ -140,6 +140,8 @@ def draw(rows: list[dict[str, Any]], summary: list[dict[str, Any]], path: Path) 
                     fmt="o", color=COLOURS[line["method"]], capsize=2,
                 )  # fmt: skip
                 axis.annotate(f"{line['beta']:g}", (line[x], line[y]), fontsize=8)
+        if x == "kl_prior":  # without a penalty it is a hundred times as large as with one
+            axis.set_xscale("symlog", linthresh=0.1)
         axis.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "), title=title)
     handles = [
         axes[1, 0].plot([], [], "o", color=colour, label=name)[0]
