@@ -20,6 +20,7 @@ from agents.ppo import PPO
 from agents.rlgf import D2LOLS, LOLS, AggreVaTeD, PPOPlusPlus
 from agents.seq2seq import Seq2SeqPolicy
 from agents.value_policy import ValueGuidedPolicy
+from agents.whitening import WhitenRewards
 from text_envs.lm.loading import freeze, load_lm
 from text_envs.lm.scratch import make_iid_lm, make_lm
 
@@ -46,6 +47,7 @@ __all__ = [
     "SaveEvery",
     "Seq2SeqPolicy",
     "ValueGuidedPolicy",
+    "WhitenRewards",
     "evaluate_texts",
     "freeze",
     "load_lm",

@@ -124,7 +124,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Iterator[tuple[Path, dict[s
     """Yield a checkpoint as a folder, checked, and its config.
 
     Args:
-        path: what was saved to; `.zip` may be left out.
+        path: what was saved to; `.zip` may be left out, and be there though a folder was saved,
+            as with the `best_model.zip` of Stable-Baselines3's `EvalCallback`.
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
@@ -133,6 +134,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Iterator[tuple[Path, dict[s
     source = Path(path)
     if not source.exists() and source.with_name(source.name + ".zip").exists():
         source = source.with_name(source.name + ".zip")
+    elif not source.exists() and source.suffix == ".zip" and source.with_suffix("").is_dir():
+        source = source.with_suffix("")
     if not source.exists():  # killed between the two renames of a folder: the old one is here
         source = max(source.parent.glob(f".{source.name}.*/previous"), default=source)
     if not source.exists():

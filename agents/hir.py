@@ -73,7 +73,7 @@ another instruction), `hindsight/unfinished`, `hindsight/history` (answers so fa
 `time/iterations`, `time/fps`, `time/time_elapsed`, `time/total_timesteps`. The contrast needs a
 `contrastive_coef`, `entropy_loss` an `ent_coef`.
 
-**Command**: `python examples/benchmark.py hindsight`
+**Commands**: `python examples/study_hir.py`, `python examples/benchmark.py hindsight`
 
 **References**: Zhang et al. 2023, arXiv 2302.05206; Andrychowicz et al. 2017 (hindsight experience
 replay), 1707.01495.

@@ -56,7 +56,10 @@ def _load(task: Any) -> Callable[..., Any]:
     if isinstance(task, str):
         module_name, colon, attribute = task.partition(":")
         if not colon:
-            raise ValueError(f"task must be 'module:Class', got {task!r}")
+            raise ValueError(
+                f"{task!r} is no text environment: task must be 'module:Class'; where ids are "
+                "taken too, one such as 'text_envs/Reviews-v0'"
+            )
         module = importlib.import_module(module_name)
         if not hasattr(module, attribute):
             raise ValueError(f"module {module_name!r} has no task {attribute!r}")

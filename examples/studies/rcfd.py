@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 
 import text_envs
-from agents import BC, PPO, evaluate_texts
+from agents import BC, PPO, WhitenRewards, evaluate_texts
 from agents.evaluation import Evaluation
 from studies.rcfd_measure import judged, rewarded, rewards_of
 from text_envs.lm.scratch import make_lm
-from text_envs.rewards import Calibrated, resolve, whiten_components
+from text_envs.rewards import Calibrated, resolve
 from text_envs.rewards.likelihood import Likelihood
 from text_envs.rewards.sentiment import Sentiment
 from text_envs.tasks.generation import reference_tokens
@@ -62,24 +61,6 @@ CASES: Mapping[str, Case] = {
         "text_envs/Summarization-v0", {"preference": "preference", "length": _SHORT}, 5e-4
     ),
 }
-
-
-class WhitenedPPO(PPO):
-    """PPO on the sum of the reward's components, each whitened over the roll-out.
-
-    Of one component this is the usual batch normalisation of rewards. It has no parameter: the
-    unit of a reward, its square and the balance of components all drop out.
-    """
-
-    def train(self) -> None:
-        """Whiten, then update."""
-        rollout = self.rollout
-        assert rollout is not None
-        components = torch.stack(list(rollout.reward_terms.values()), dim=1)  # (B, K)
-        paid = torch.from_numpy(whiten_components(components.numpy()).sum(axis=1))
-        rollout.rewards.zero_()
-        rollout.rewards[torch.arange(len(rollout)), rollout.lengths - 1] = paid.float()
-        super().train()
 
 
 class _Texts(BaseCallback):
@@ -189,20 +170,20 @@ def train(
     """
     case, names = CASES[task], list(CASES[task].rewards)
     texts = json.loads(Path(demos).read_text(encoding="utf-8")) if demos else None
-    algorithm: Any = WhitenedPPO
     reward: Any = _calibrated(case, texts and texts["train"])
     if method == "PPO":
-        algorithm = PPO
         weights = {name: 1.0 if name == names[0] else alpha for name in names}
         reward = resolve({name: [weights[name], case.rewards[name]] for name in names})
-    agent = algorithm(
+    agent = PPO(
         "CausalLMPolicy", _env(case, "train", TEXTS, reward, texts), n_episodes=TEXTS,
         learning_rate=case.learning_rate, kl_coef=beta, reference=start, seed=seed, device="cpu",
         policy_kwargs={"model": start, "detach_value": True}, **SETTINGS,
     )  # fmt: skip
     training = _Texts(iterations, names[0])
     if method not in ("initial model", "demonstrations"):
-        agent.learn(10**9, training)
+        # So the unit of a reward, its square and the balance of components all drop out.
+        whitening = [WhitenRewards()] if method == "RCfD" else []
+        agent.learn(10**9, [training, *whitening])
     rounds = _play(agent, case, "test", prompts, texts, 1000 * (seed + 1))
     (folder / "texts.json").write_text(json.dumps(rounds[0].texts[:64], indent=1), "utf-8")
     rewards = rewards_of(rounds, names)

@@ -200,6 +200,18 @@ def test_damaged_files_are_named(make_agent: Any, tmp_path: Path, file: str, dam
         PPO.load(tmp_path / "x")
 
 
+def test_the_ending_of_an_archive_may_be_missing_or_too_much(
+    make_agent: Any, tmp_path: Path
+) -> None:
+    agent = make_agent()
+    agent.save(tmp_path / "best_model")  # as Stable-Baselines3's EvalCallback does
+    agent.save(tmp_path / "archive.zip")
+    for name in ("best_model", "best_model.zip", "archive", "archive.zip"):
+        loaded = PPO.load(tmp_path / name)
+        for key, value in agent.policy.state_dict().items():
+            assert torch.equal(value, loaded.policy.state_dict()[key])
+
+
 def test_damaged_and_foreign_archives(make_agent: Any, tmp_path: Path, gpt2: Any) -> None:
     import stable_baselines3
 
