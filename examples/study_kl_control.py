@@ -26,6 +26,8 @@ METRICS = (
     "reward", "kl_prior", "entropy", "kl_pi_p", "kl_p_pi", "distinct_1", "distinct_2",
     "distinct_3", "self_bleu", "length", "ess",
 )  # fmt: skip
+# Tokens of each agent on Toy-v0 and on Reviews-v0, and texts a prompt of the initial model.
+SIZES = {"full": (120_000, 60_000, 128), "quick": (10_000, 3_000, 16), "smoke": (900, 300, 2)}
 COLOURS = {"PPO": "tab:blue", "RLOO": "tab:orange", "DPG": "tab:green", "initial model": "black"}
 
 
@@ -45,11 +47,11 @@ def jobs_of(
 def main() -> None:
     """Run all jobs and write the report."""
     parser = arguments(__doc__, "kl_control", seeds=3)
+    parser.add_argument("--smoke", action="store_true", help="the smallest sizes; for the test")
     args = parser.parse_args()
-    quick = args.quick
-    work = args.work / ("quick" if quick else "full")
-    toy_tokens, tokens = (10_000, 3_000) if quick else (120_000, 60_000)
-    per_prompt = 16 if quick else 128
+    size = "smoke" if args.smoke else "quick" if args.quick else "full"
+    work = args.work / size
+    toy_tokens, tokens, per_prompt = SIZES[size]
 
     prior_job = Job(
         kl_control.prior_samples,
@@ -60,7 +62,7 @@ def main() -> None:
     toy_jobs = jobs_of(
         kl_control.TOY, (0.0, 0.1, 0.5, 1.0), args.seeds, kl_control.toy, tokens=toy_tokens
     )
-    betas = (0.0, 0.1) if quick else (0.0, 0.05, 0.2)
+    betas = (0.0, 0.05, 0.2) if size == "full" else (0.0, 0.1)
     review_jobs = [
         Job(
             kl_control.reviews,
@@ -89,7 +91,7 @@ def main() -> None:
         row.pop("prior", None)  # a path of this machine
     summary = over_seeds(rows, METRICS, keys=("task", "method", "beta"))
     out = args.out or ROOT / "docs" / "results" / "kl_control.json"
-    flags = " --quick" if quick else ""
+    flags = "" if size == "full" else f" --{size}"
     report(
         out,
         f"python examples/study_kl_control.py --seeds {args.seeds}{flags}",

@@ -3,9 +3,10 @@
     python examples/study_rlgf.py            # about half an hour on one core
     python examples/study_rlgf.py --quick    # about two minutes
 
-Reviews-v0, ConceptsToSentence-v0 and Summarization-v0, with a guide that is better than the model
-that training starts from; every method writes the same number of tokens itself. PPO++ also with
-other shares of guided starts (beta). Writes docs/results/rlgf.json and .png.
+Reviews-v0, ConceptsToSentence-v0 (also paid for all concepts or not at all) and Summarization-v0,
+with a guide that is better than the model that training starts from; every method writes the same
+number of tokens itself. PPO++ also with other shares of guided starts (beta). Writes
+docs/results/rlgf.json and .png.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ METRICS = (
 BETAS = (0.0, 0.3, 0.6, 0.9)
 ABLATED = "Concepts"
 # What a text is worth apart from what was paid.
-JUDGE = {"Reviews": "vader", "Concepts": "coverage", "Summarization": "rouge"}
+JUDGE = {
+    "Reviews": "vader", "Concepts": "coverage", "Summarization": "rouge",
+    "Concepts, all or none": "coverage",
+}  # fmt: skip
 COLOURS = {
     "SFT": "tab:gray", "guide": "black", "PPO": "tab:blue", "PPO++": "tab:orange",
     "AggreVaTeD": "tab:green", "LOLS": "tab:red", "D2LOLS": "tab:purple",
@@ -100,8 +104,8 @@ def _job(function: Any, task: str, method: str, seed: int, scale: float, **setti
 
 def draw(summary: list[dict[str, Any]], by_beta: list[dict[str, Any]], path: Path) -> None:
     """Draw reward and judge of every method, and both against beta."""
-    figure = Figure(figsize=(15, 7), layout="constrained")
-    axes = figure.subplots(2, 4)
+    figure = Figure(figsize=(4 * (len(rlgf.CASES) + 1), 7), layout="constrained")
+    axes = figure.subplots(2, len(rlgf.CASES) + 1)
     for column, task in enumerate(rlgf.CASES):
         lines = [line for line in summary if line["task"] == task]
         lines.sort(key=lambda line: list(COLOURS).index(line["method"]), reverse=True)
@@ -111,9 +115,9 @@ def draw(summary: list[dict[str, Any]], by_beta: list[dict[str, Any]], path: Pat
                 xerr=[line[f"{metric}_half_width_95"] or 0.0 for line in lines], capsize=3,
                 color=[COLOURS[line["method"]] for line in lines], alpha=0.8,
             )  # fmt: skip
-            paid = "reward (what is optimised)" if metric == "reward" else f"{metric} (is not)"
-            axis.set(title=f"{task}: {paid}")
-    for axis, metric in zip(axes[:, 3], ("reward", JUDGE[ABLATED]), strict=True):
+            paid = "reward (optimised)" if metric == "reward" else f"{metric} (is not)"
+            axis.set_title(f"{task}: {paid}", fontsize=10)
+    for axis, metric in zip(axes[:, -1], ("reward", JUDGE[ABLATED]), strict=True):
         axis.errorbar(
             [line["beta"] for line in by_beta], [line[metric] for line in by_beta],
             yerr=[line[f"{metric}_half_width_95"] or 0.0 for line in by_beta], fmt="o-",

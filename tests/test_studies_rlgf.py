@@ -28,7 +28,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_every_task_has_every_method(found: Any) -> None:
     pairs = {(line["task"], line["method"]) for line in found["over_seeds"]}
     methods = {"SFT", "guide", "PPO", "PPO++", "AggreVaTeD", "LOLS", "D2LOLS"}
-    assert pairs == {(t, m) for t in ("Reviews", "Concepts", "Summarization") for m in methods}
+    tasks = ("Reviews", "Concepts", "Summarization", "Concepts, all or none")
+    assert pairs == {(t, m) for t in tasks for m in methods}
     assert [line["beta"] for line in found["over_betas"]] == [0.0, 0.3, 0.6, 0.9]
 
 
@@ -36,6 +37,7 @@ def test_tasks_are_judged_by_more_than_their_reward(found: Any) -> None:
     wanted = {
         "Reviews": {"vader", "perplexity", "distinct_1", "distinct_2"},
         "Concepts": {"coverage", "bleu", "rouge", "meteor"},
+        "Concepts, all or none": {"coverage", "bleu", "rouge", "meteor"},
         "Summarization": {"rouge", "distinct_1", "distinct_2"},
     }
     for line in found["over_seeds"]:

@@ -53,6 +53,7 @@ class Case:
         guide: quality, number and passes of the demonstrations that make a guide of the start.
         guide_tokens: or the tokens of PPO that do.
         judges: reward models whose mean is reported and which nobody is paid by.
+        reward: what is paid; None for the environment's own.
     """
 
     env: str
@@ -63,6 +64,17 @@ class Case:
     guide: tuple[str, int, int] | None = None
     guide_tokens: int = 0
     judges: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
+    reward: Callable[[EpisodeBatch], Any] | None = None
+
+    def make(self, num_envs: int, split: str = "train") -> Any:
+        """Return `num_envs` rows of the environment."""
+        paid = {} if self.reward is None else {"reward": self.reward}
+        return text_envs.make_sb3(self.env, num_envs=num_envs, split=split, **paid)
+
+
+def all_covered(episodes: EpisodeBatch) -> Any:
+    """Pay 1 for a text that uses every concept, and nothing for any other, `(B,)`."""
+    return (Coverage()(episodes) == 1.0).astype(np.float64)
 
 
 CASES: Mapping[str, Case] = {
@@ -78,6 +90,12 @@ CASES: Mapping[str, Case] = {
     "Summarization": Case(
         "text_envs/Summarization-v0", kl_coef=0.1, learning_rate=5e-4, tokens=40_000,
         sft=(2048, 8), guide=("expert", 2048, 8), judges={"rouge": Rouge},
+    ),
+    # Seldom paid: does a guide help to find what chance hardly finds?
+    "Concepts, all or none": Case(
+        "text_envs/ConceptsToSentence-v0", kl_coef=0.01, learning_rate=5e-4, tokens=40_000,
+        sft=(4096, 8), guide=("reference", 4096, 12), reward=all_covered,
+        judges={"coverage": Coverage, "bleu": Bleu, "rouge": Rouge, "meteor": Meteor},
     ),
 }  # fmt: skip
 
@@ -132,7 +150,7 @@ def _clone(case: Case, quality: str, count: int, epochs: int, model: Any, seed: 
 
 def _algorithm(case: Case, cls: Any, start: str, seed: int, **kwargs: Any) -> Any:
     return cls(
-        "CausalLMPolicy", case.env, num_envs=SETTINGS["n_episodes"], kl_coef=case.kl_coef,
+        "CausalLMPolicy", case.make(SETTINGS["n_episodes"]), kl_coef=case.kl_coef,
         learning_rate=LinearSchedule(case.learning_rate, 0.0, 1.0), seed=seed, device="cpu",
         policy_kwargs={"model": start, **POLICY}, **SETTINGS, **kwargs,
     )  # fmt: skip
@@ -184,7 +202,7 @@ def _judge(
 ) -> dict[str, Any]:
     """Let the policy write about test prompts and measure it."""
     count = 256 if scale >= 1 else 64
-    env = text_envs.make_sb3(case.env, num_envs=64, split="test")
+    env = case.make(64, "test")
     reference = policy.actor.like(load_lm(start)[0])
     found = evaluate_texts(policy, env, count, seed=1000 + seed, reference=reference)
     (folder / "texts.json").write_text(json.dumps(found.texts[:64], indent=1), encoding="utf-8")
