@@ -163,6 +163,8 @@ def hir(content: Any) -> list[str]:
         table(content["averages"], ("method",), metrics),
         "HIR without each of its parts.",
         pivot(content["ablation"], "accuracy", "task", "method"),
+        "Three times the iterations.",
+        table(content["longer"], ("task", "method", "rounds"), metrics),
     ]
 
 

@@ -6,8 +6,8 @@
 A tiny language model that has read questions of all tasks with their answers is the start of every
 method: PPO on the final answer, FARL (fine-tuning on its own right answers), HIR, and SFT on given
 answers. All see the same questions and equally many answers; accuracy is of greedy answers to
-questions whose contexts are in no training set. Then HIR without each of its parts. Writes
-docs/results/hir.json and .png.
+questions whose contexts are in no training set. Then HIR without each of its parts, and one task
+with three times the iterations. Writes docs/results/hir.json and .png.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from studies.hir_tasks import TASKS, arguments_of, task_of
 METRICS = ("accuracy", "accuracy_train", "accuracy_asked_wrong")
 METHODS = ("PPO", "FARL", "HIR", "SFT")
 ABLATED = ("GeometricShapes", "LogicalDeductionThree", "WordSorting")
+# With three times the iterations, since hindsight first has to learn what its instructions mean.
+LONGER = "LogicalDeductionThree"
 SIZES = {
     "full": {"rounds": 20, "answers": 512, "questions": 2000, "tested": 500},
     "quick": {"rounds": 3, "answers": 256, "questions": 512, "tested": 128},
@@ -56,9 +58,10 @@ def main() -> None:
     rows = run_stage([pretraining], work)
     start = str(pretraining.folder(work) / "agent")
 
-    def job(task: str, method: str, seed: int) -> Job:
+    def job(task: str, method: str, seed: int, times: int = 1) -> Job:
         names = {"task": task, "method": method, "seed": seed}
-        return Job(hir.train, {**names, "start": start, **SIZES[size]})
+        sizes = {**SIZES[size], "rounds": times * SIZES[size]["rounds"]}
+        return Job(hir.train, {**names, "start": start, **sizes})
 
     jobs = [job(task, "base", 0) for task in TASKS]
     jobs += [
@@ -74,9 +77,15 @@ def main() -> None:
         for without in hir.ABLATION
         if without != "no sub-output" or task == "WordSorting"
     ]
-    trained = run_stage(jobs, work, args.workers)
+    longer_jobs = [
+        job(LONGER, method, seed, 3)
+        for seed in range(args.seeds)
+        for method in ("PPO", "FARL", "HIR")
+    ]
+    trained = run_stage(jobs + longer_jobs, work, args.workers)
     for row in trained:
         row.pop("start")  # a path of this machine
+    trained, longer = trained[: len(jobs)], trained[len(jobs) :]
     rows += [*trained, *_not_read(SIZES[size]["tested"])]
     main_rows = [row for row in rows if row.get("method") in COLOURS]
     ablation_rows = [r for r in rows if r.get("method") in ("HIR", *hir.ABLATION)]
@@ -86,7 +95,7 @@ def main() -> None:
     report(
         out,
         f"python examples/study_hir.py --seeds {args.seeds}{flag}",
-        rows,
+        rows + longer,
         settings={
             "sizes": SIZES[size],
             "hindsight": dict(hir.HINDSIGHT),
@@ -97,6 +106,7 @@ def main() -> None:
         },
         averages=over_seeds(_averages(main_rows), METRICS, ("method",)),
         over_seeds=summary,
+        longer=over_seeds(longer, METRICS, ("task", "method", "rounds")),
         ablation=over_seeds([r for r in ablation_rows if r["task"] in ABLATED], METRICS),
     )
     draw(summary, out.with_suffix(".png"))

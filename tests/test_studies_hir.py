@@ -44,6 +44,12 @@ def test_sub_outputs_are_left_out_where_answers_have_any(found: Any) -> None:
     assert {m for t, m in pairs if t == "GeometricShapes"} >= {"HIR", "no contrast", "no entropy"}
 
 
+def test_one_task_gets_more_iterations(found: Any) -> None:
+    assert {line["method"] for line in found["longer"]} == {"PPO", "FARL", "HIR"}
+    (usual,) = {row["rounds"] for row in found["rows"] if row.get("method") == "SFT"}
+    assert all(line["rounds"] == 3 * usual for line in found["longer"])
+
+
 def test_chance_is_that_of_the_options(found: Any) -> None:
     chance = {x["task"]: x["accuracy"] for x in found["over_seeds"] if x["method"] == "chance"}
     assert chance["LogicalDeductionFive"] == pytest.approx(0.2)

@@ -43,7 +43,7 @@ TASKS: Mapping[str, Mapping[str, Any]] = {
     "WordSorting": {**_SHORT, "max_words": 8, "vocabulary": 30},
 }  # fmt: skip
 # How often the model to start from reads a question of each: enough to be right now and then, and
-# not more. Who holds what after a swap it does not learn in four times as many questions either.
+# not more. Who holds what after a swap is beyond a model of this size in a few minutes of reading.
 SHARES: Mapping[str, float] = {
     "LogicalDeductionThree": 1.0, "LogicalDeductionFive": 0.5, "LogicalDeductionSeven": 0.7,
     "TrackingShuffledObjectsThree": 0.5, "TrackingShuffledObjectsFive": 0.5,
