@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser check lint types bench bench-peers interop assets clean
+.PHONY: help install demo test test-browser check lint types bench bench-peers studies interop assets clean
 
 help:
 	@echo "make demo         train PPO on movie reviews and show before and after (under 3 minutes)"
@@ -14,6 +14,7 @@ help:
 	@echo "make check        lint, types and tests"
 	@echo "make bench        measure speed and memory as ratios; writes docs/results/benchmark.json"
 	@echo "make bench-peers  seconds to a reward against TRL, in a virtual environment of its own"
+	@echo "make studies      every study of the README; hours, and it goes on where it was stopped"
 	@echo "make interop      train d3rlpy on an exported data set, in a virtual environment of its own"
 	@echo "make assets       rebuild the bundled language model, rewards and prompts"
 
@@ -64,6 +65,13 @@ bench-peers: $(INSTALLED)
 	.venv-trl/bin/python -m pip install --quiet --constraint constraints.txt -r examples/benchmarks/requirements-trl.txt
 	.venv-trl/bin/python -m pip install --quiet --no-deps --editable .
 	$(BIN)/python examples/benchmark.py peers
+
+studies: $(INSTALLED)
+	$(BIN)/python examples/study_quickstart.py --seeds 3
+	for name in offline kl_control rcfd rlgf hir; do \
+		$(BIN)/python examples/study_$$name.py --workers 2 || exit 1; \
+	done
+	$(BIN)/python examples/results.py
 
 # d3rlpy pins an older Gymnasium than constraints.txt does.
 interop:
