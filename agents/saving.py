@@ -204,6 +204,11 @@ def load_algorithm(
         content = _read_json(tree / "policy" / "policy.json")
         policy = overrides.pop("policy", config["policy"])
         changed = overrides.pop("policy_kwargs", {})
+        for name in changed.keys() & _argument_names(cls):
+            raise ValueError(
+                f"policy_kwargs[{name!r}] would be overridden: {cls.__name__} decides it; "
+                f"accepted: {name}={changed[name]!r} as an argument of load"
+            )
         reference = overrides.pop("reference", config["reference"])
         if reference is None and (tree / "reference").is_dir():
             reference = tree / "reference"

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 sys.path.insert(0, str(EXAMPLES))
 
-from studies import hir  # noqa: E402
+from studies import hir, hir_pretraining  # noqa: E402
 from studies.hir_tasks import TASKS, arguments_of, task_of, vocabulary  # noqa: E402
+
+from text_envs.tasks.reasoning.tracking import holdings  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,7 @@ def test_the_vocabulary_knows_every_word_but_the_numbers_of_paths() -> None:
 
 def test_texts_to_read_end_with_their_answer() -> None:
     task = task_of("WordSorting", **arguments_of("WordSorting", "train", 8, 1))
-    rows, lengths = hir._texts(task)
+    rows, lengths = hir_pretraining.texts_of(task)
     for row, length, example in zip(rows, lengths, task.examples, strict=True):
         assert row[-1] == task.tokenizer.eos_id
         assert task.tokenizer.decode(row[-length:-1]) == example.references[0]
@@ -86,3 +88,37 @@ def test_accuracy_is_of_the_whole_split_and_falls_to_none_for_silence() -> None:
 
     found = hir.accuracies(Silent(), "ObjectCounting", True, 16, 32)
     assert found == {"accuracy": 0.0, "accuracy_train": 0.0, "accuracy_asked_wrong": 0.0}
+
+
+def test_what_everybody_holds_is_told_without_letters() -> None:
+    name = "TrackingShuffledObjectsThree"
+    task = task_of(name, **arguments_of(name, "train", 20, 1))
+    rows, lengths = hir_pretraining._held_by_everybody(task, np.random.default_rng(0))
+    words = task.tokenizer
+    for row, length, example in zip(rows, lengths, task.examples, strict=True):
+        facts = example.metadata
+        held = holdings(facts["people"], facts["objects"], facts["swaps"])
+        start, swap, *pairs = words.decode(row).split("; ")
+        assert example.prompt.startswith(f"{start}; {swap}; ")
+        assert dict(pair.split("? ") for pair in pairs) == held
+        first = held[pairs[0].split("?")[0]]
+        assert words.decode(row[-length:]) == "; ".join([first, *pairs[1:]])
+
+
+def test_the_share_of_right_answers_is_that_of_asking_one_by_one() -> None:
+    name = "TrackingShuffledObjectsThree"
+    task = task_of(name, **arguments_of(name, "validation", 40, 1))
+    lm = hir_pretraining._new(layers=1, width=16, seed=0)
+    rows = hir_pretraining.texts_of(task)
+    optimizer = torch.optim.Adam(lm.parameters(), 3e-2)
+    rng = np.random.default_rng(0)
+    for _ in range(30):  # now it answers with letters, and then with the end
+        hir_pretraining._step(lm, optimizer, rows, rng, 32)
+    words, found = task.tokenizer, []
+    for example in task.examples:
+        ids = torch.tensor([[words.bos_id, *words.encode(example.prompt)]])
+        for _ in range(2):
+            ids = torch.cat([ids, lm(ids).logits[:, -1:].argmax(2)], dim=1)
+        found.append(ids[0, -2:].tolist() == [*words.encode(example.references[0]), words.eos_id])
+    assert 0.0 < np.mean(found) < 1.0
+    assert hir_pretraining._right(lm, rows) == pytest.approx(np.mean(found))

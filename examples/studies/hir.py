@@ -1,9 +1,7 @@
-"""Jobs of the study on hindsight: a model that has read questions, and what feedback makes of it.
+"""Jobs of the study on hindsight: what feedback makes of a model of `hir_pretraining`.
 
-One tiny language model reads questions of all tasks with their answers (other questions than those
-of the study) and knows a little of each; it stands in for the pretrained model of the paper. Every
-method starts from it, sees the same number of questions and answers, and is asked greedily for the
-answers of held-out contexts.
+Every method starts from the same model, sees the same number of questions and answers, and is asked
+greedily for the answers of held-out contexts.
 """
 
 from __future__ import annotations
@@ -13,21 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
-from torch.nn.functional import cross_entropy
 
 import text_envs
 from agents import BC, FARL, HIR, PPO
-from studies.hir_tasks import COLUMNS, SHARES, TASKS, arguments_of, env_id, task_of, vocabulary
-from text_envs.lm.scratch import make_lm
-from text_envs.tasks.base import Task
+from studies.hir_tasks import arguments_of, env_id
 
-__all__ = ["ABLATION", "accuracies", "pretrain", "train"]
+__all__ = ["ABLATION", "accuracies", "train"]
 
-QUESTIONS = 2000  # to learn from
 ENVS = 64
 # Of HIR and FARL; of the whole history so many answers are drawn an iteration.
 HINDSIGHT: Mapping[str, Any] = {
@@ -46,68 +38,6 @@ ABLATION: Mapping[str, Mapping[str, Any]] = {
     "no smoothing": {"label_smoothing": 0.0},
     "no sub-output": {"parts": 0, "part_judge": None},
 }
-
-
-# -- the model to start from -----------------------------------------------------------------------
-
-
-def pretrain(
-    folder: Path, task: str, seed: int, steps: int, layers: int, width: int, batch_size: int = 64
-) -> dict[str, Any]:
-    """Train a language model on questions and right answers of all tasks, a task a minibatch."""
-    lm = make_lm(vocabulary(), COLUMNS, layers=layers, width=width, heads=4, rotary=True, seed=seed)
-    with torch.no_grad():  # the usual .02 is meant for a width of 768; this small, it learns late
-        for weight in lm.parameters():
-            if weight.dim() > 1:
-                weight.mul_(5.0)
-    rows = {name: _texts(task_of(name, **arguments_of(name, "train", 6000, 1))) for name in TASKS}
-    rng, pad = np.random.default_rng(seed), vocabulary().pad_id
-    optimizer = torch.optim.AdamW(lm.parameters(), 2e-3, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps, pct_start=0.05)
-    names, shares = list(SHARES), np.array(list(SHARES.values()))
-    order = rng.choice(names, size=steps, p=shares / shares.sum())
-    lm.train()
-    losses = []
-    for name in order:
-        texts, lengths = rows[name]
-        chosen = rng.integers(len(texts), size=batch_size)
-        tokens = torch.from_numpy(texts[chosen])  # (B, L)
-        backwards = torch.arange(tokens.shape[1] - 2, -1, -1)  # 0: what predicts the last token
-        mask = tokens != pad
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        logits = lm(tokens, attention_mask=mask.long(), position_ids=positions).logits
-        seen = mask[:, :-1] & mask[:, 1:]
-        answers = torch.from_numpy(lengths[chosen])[:, None] > backwards
-        loss = cross_entropy(logits[:, :-1][answers], tokens[:, 1:][answers])
-        loss = loss + 0.3 * cross_entropy(logits[:, :-1][seen], tokens[:, 1:][seen])
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(lm.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-    lm.eval()
-    env = text_envs.make_sb3(env_id(names[0]), **arguments_of(names[0], "train", 64))
-    agent = PPO("CausalLMPolicy", env, policy_kwargs={"model": lm}, device="cpu")
-    agent.save(folder / "agent")
-    return {"nats_a_token": float(np.mean(losses[-200:]))}
-
-
-def _texts(task: Task) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return questions, answers and the end, padded on the left, `(N, L)`; and answers' lengths."""
-    words = task.tokenizer
-    answers = [[*words.encode(e.references[0]), words.eos_id] for e in task.examples]
-    texts = [
-        [*words.encode_prompt(e.prompt), *answer]
-        for e, answer in zip(task.examples, answers, strict=True)
-    ]
-    rows = np.full((len(texts), max(map(len, texts))), words.pad_id, dtype=np.int64)
-    for row, text in zip(rows, texts, strict=True):
-        row[len(row) - len(text) :] = text
-    return rows, np.array([len(answer) for answer in answers])
-
-
-# -- learning from feedback ------------------------------------------------------------------------
 
 
 class _Rounds(BaseCallback):

@@ -12,7 +12,7 @@ import text_envs  # noqa: F401  (registers the ids)
 from text_envs.tasks.base import Task
 from text_envs.tokenizers import WordTokenizer
 
-__all__ = ["COLUMNS", "SHARES", "TASKS", "arguments_of", "env_id", "task_of", "vocabulary"]
+__all__ = ["COLUMNS", "SHARES", "SWAPS", "TASKS", "arguments_of", "env_id", "task_of", "vocabulary"]
 
 _SHORT = {"style": "compact"}
 # What each question is made of; the ids' own defaults are several times as long. Paths are told in
@@ -51,6 +51,7 @@ SHARES: Mapping[str, float] = {
     "GeometricShapes": 0.3, "PenguinsInATable": 1.0, "ReasoningAboutColoredObjects": 1.5,
     "WordSorting": 0.7,
 }  # fmt: skip
+SWAPS = tuple(task for task in TASKS if task.startswith("TrackingShuffledObjects"))
 COLUMNS = 128  # of the model; the longest question and answer take fewer
 _QUESTIONS = 2000  # of each task, for the vocabulary
 

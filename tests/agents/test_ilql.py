@@ -354,6 +354,13 @@ def test_a_smaller_value_model(tmp_path: Path) -> None:
     assert torch.equal(vector(again.policy.critic), vector(agent.policy.critic))
 
 
+def test_an_argument_of_the_algorithm_is_changed_as_one_when_loading(tmp_path: Path) -> None:
+    echo_agent(beta=2.0).save(tmp_path / "agent")
+    with pytest.raises(ValueError, match=r"policy_kwargs\['beta'\] would be overridden: ILQL"):
+        ILQL.load(tmp_path / "agent", device="cpu", policy_kwargs={"beta": 8.0})
+    assert ILQL.load(tmp_path / "agent", device="cpu", beta=8.0).policy.beta == 8.0
+
+
 @pytest.mark.parametrize("variant", ["token", "utterance"])
 def test_card_lists_the_metrics_that_are_logged(variant: str) -> None:
     logged: set[str] = set()
