@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -80,7 +82,7 @@ def policy_kwargs_for(
         **kwargs: further arguments of `CausalLMPolicy`; they have precedence.
 
     Raises:
-        ValueError: the environment has no tokenizer.
+        ValueError: the environment has no tokenizer, or a saved agent learnt with another one.
     """
     tokenizer = _attribute(env, "tokenizer")
     if tokenizer is None:
@@ -90,6 +92,8 @@ def policy_kwargs_for(
         )
     if model == "scratch" or isinstance(model, Mapping):
         model = make_lm(env, **({} if isinstance(model, str) else model))
+    elif isinstance(model, str | os.PathLike):
+        _check_words(model, tokenizer)
     bos = tokenizer.bos_id
     facts = {
         "model": model,
@@ -100,6 +104,18 @@ def policy_kwargs_for(
         "forbidden": np.flatnonzero(tokenizer.forbidden).tolist(),
     }
     return facts | kwargs
+
+
+def _check_words(folder: str | os.PathLike[str], tokenizer: Any) -> None:
+    """Refuse a saved agent to whom the same ids were other words."""
+    config = Path(folder) / "config.json"
+    theirs = json.loads(config.read_bytes()).get("tokenizer") if config.is_file() else None
+    ours = tokenizer_facts(tokenizer)
+    if isinstance(theirs, dict) and theirs != ours:
+        raise ValueError(
+            f"model {os.fspath(folder)!r} learnt with another tokenizer, {theirs}; the environment "
+            f"has {ours}; accepted: an environment made with the tokenizer of the model"
+        )
 
 
 def _attribute(env: Any, name: str) -> Any:

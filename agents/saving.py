@@ -31,6 +31,7 @@ from agents.checkpoints import (
     save_tree,
     writing_checkpoint,
 )
+from agents.envs import known_tokenizer
 from text_envs.lm.loading import quietly
 
 __all__ = [
@@ -161,6 +162,7 @@ def save_algorithm(algorithm: Any, path: str | os.PathLike[str]) -> None:
         "arguments": arguments,
         "n_envs": algorithm.n_envs,
         "reference": getattr(algorithm, "reference_name", None),  # an offline algorithm has none
+        "tokenizer": known_tokenizer(algorithm.env, getattr(algorithm, "dataset", None)),
     }
     reference = getattr(algorithm, "reference", None)
     with writing_checkpoint(path, config) as tree:

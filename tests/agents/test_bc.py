@@ -26,6 +26,7 @@ from agents.functional_bc import smoothed_log_probs
 from text_envs import DatasetError, exact
 from text_envs.datasets import EpisodeDataset, collect
 from text_envs.tasks.maze import Maze
+from text_envs.tokenizers import WordTokenizer
 
 TOY = "text_envs/Toy-v0"
 
@@ -273,6 +274,17 @@ def test_its_weights_start_other_agents(tmp_path: Path) -> None:
     assert again.loss_on(again.data) == pytest.approx(agent.loss_on(agent.data), abs=1e-6)
     lm, tokenizer = load_lm(tmp_path / "bc")
     assert tokenizer is None and lm.config.vocab_size == 6
+
+
+def test_a_start_to_which_the_ids_were_other_words_is_refused(tmp_path: Path) -> None:
+    name = "text_envs/WordSorting-v0"
+    env = text_envs.make_sb3(name)
+    make(collect(name, "expert", 8, seed=0), env).save(tmp_path / "bc")
+    other = WordTokenizer(env.get_attr("tokenizer")[0].words[::-1])
+    kwargs: dict[str, Any] = {"policy_kwargs": {"model": tmp_path / "bc"}, "device": "cpu"}
+    PPO("CausalLMPolicy", env, **kwargs)
+    with pytest.raises(ValueError, match="bc' learnt with another tokenizer"):
+        PPO("CausalLMPolicy", text_envs.make_sb3(name, tokenizer=other), **kwargs)
 
 
 def test_fine_tunes_the_bundled_model() -> None:

@@ -79,9 +79,10 @@ def test_the_shown_instruction_is_one_constant_everywhere(bpe_tokenizer: Any) ->
     phase = "learn"
 
     def look(_: Any, args: Any, inputs: Any) -> None:
-        for row in inputs["input_ids"].tolist():
-            if len(row) > len(constants[0]):  # not what a cache is fed beyond the prompt
-                seen[phase].append(row)
+        ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+        whole = mask is None or mask.shape[-1] == ids.shape[1]  # nothing goes before, in a cache
+        if whole and ids.shape[1] > len(constants[0]):
+            seen[phase].extend(ids.tolist())
 
     agent.policy.actor.lm.transformer.register_forward_pre_hook(look, with_kwargs=True)
     agent.learn(1)
