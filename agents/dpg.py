@@ -12,7 +12,8 @@ target keeps the diversity that the constraint leaves it.
   $\lambda \cdot \phi$: `MomentTarget`
 - $\lambda \leftarrow \lambda + \eta\,C^{-1} (\mu - \sum w \phi / \sum w)$ with
   $w = (\pi_0/q) e^{\lambda\phi}$, for each start its own $\sum w$: `fit_multipliers`
-- $Z = E_q[P/q]$, for each start $c$ its own $Z(c)$: `log_normaliser`, averaged over iterations
+- $Z = E_q[P/q]$, for each start $c$ its own $Z(c)$: `log_normaliser`, averaged over iterations by
+  `agents.normalisers`
 - $\nabla KL(p \| \pi) = -E_q[(\frac{P}{Z q} - \frac{\pi}{q}) \nabla \log \pi]$; for another
   divergence $\nabla D_f = E_q[\frac{\pi}{q} (f'(\pi/p) - b) \nabla \log \pi]$: `dpg_weights`,
   `f_derivative`
@@ -70,8 +71,6 @@ for conditional models), 2206.00761, 2112.00791; Go et al. 2023 (f-DPG), 2302.08
 from __future__ import annotations
 
 import copy
-import logging
-import math
 import os
 from collections import defaultdict
 from typing import Any
@@ -87,21 +86,17 @@ from agents.functional_dpg import (
     dpg_weights,
     effective_sample_size,
     kl_to_target,
-    log_normaliser,
     total_variation,
 )
 from agents.group_rollouts import collect_groups
+from agents.normalisers import CoverageWarnings, Normalisers, warn_about_one_normaliser
 from agents.policies import CausalLMPolicy
 from agents.rollouts import Rollout, collect_episodes, score
 from agents.targets import MomentTarget, make_target
 
 __all__ = ["DPG"]
 
-logger = logging.getLogger(__name__)
-
 PROPOSALS = ("policy", "adaptive", "reference")
-# Below this many samples that count, a roll-out says next to nothing about the target.
-_FEW = 2.0
 
 
 class DPG(EpisodicAlgorithm):
@@ -189,9 +184,7 @@ class DPG(EpisodicAlgorithm):
         self.divergence, self.baseline, self.batch_size = divergence, baseline, batch_size
         self.proposal, self.proposal_interval = proposal, proposal_interval
         self.fit_episodes = fit_episodes
-        # Of each start (-1: of all together): logarithm of the sum of Z's estimates, their number.
-        self.normalisers: dict[int, tuple[float, int]] = {}
-        self._warned: set[str] = set()
+        self.normalisers, self.coverage = Normalisers(group_size), CoverageWarnings(group_size)
         super().__init__(
             policy,
             env,
@@ -235,7 +228,7 @@ class DPG(EpisodicAlgorithm):
             # Its values are not used, and the old head may have the width of another model.
             width = self.reference.hidden_size
             self._sampler.value_net = nn.Linear(width, 1, device=self.device)
-        self._warn_about_starts()
+        warn_about_one_normaliser(self.env, self.group_size)
 
     @property
     def behaviour(self) -> CausalLMPolicy:
@@ -247,13 +240,16 @@ class DPG(EpisodicAlgorithm):
         sampler = None
         if self._sampler is not None and self.proposal == "adaptive":
             sampler = dict(self._sampler.state_dict())
-        normalisers = [[key, *pair] for key, pair in self.normalisers.items()]
-        return {"normalisers": normalisers, "sampler": sampler, "warned": sorted(self._warned)}
+        return {
+            "normalisers": self.normalisers.state(),
+            "sampler": sampler,
+            "warned": sorted(self.coverage.said),
+        }
 
     def set_own_state(self, state: dict[str, Any]) -> None:
         """Take over what `own_state` returned."""
-        self.normalisers = {int(key): (total, count) for key, total, count in state["normalisers"]}
-        self._warned = set(state["warned"])
+        self.normalisers.set_state(state["normalisers"])
+        self.coverage.said = set(state["warned"])
         if self._sampler is not None and state["sampler"] is not None:
             self._sampler.load_state_dict(state["sampler"])
 
@@ -267,10 +263,10 @@ class DPG(EpisodicAlgorithm):
             self._fit(self.target)
         log_q = rollout.log_probs.double().sum(dim=1)  # (B,), padded places are 0
         log_p = ref_log_probs.double().sum(dim=1) + self.target.log_potential(rollout)
-        log_z = self._update_normalisers(rollout, log_p, log_q)
+        log_z = self.normalisers.update(rollout, log_p, log_q)
         # In units of each start's own Z: one that is paid more must not seem to be all there is.
         log_w = torch.where(log_z.isfinite(), log_p - log_q - log_z, -torch.inf)
-        self._warn_about_coverage(log_w, log_z)
+        self.coverage.look_at(log_w, log_z)
         log_pi = self._update_policy(rollout, log_p, log_q, log_z)
         self.logger.record("target/ess", effective_sample_size(log_w))
         self._record(rollout, log_p, log_q, log_pi, log_z)
@@ -320,62 +316,6 @@ class DPG(EpisodicAlgorithm):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         return seen
 
-    def _update_normalisers(self, rollout: Rollout, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """Take the roll-out into the running means; return the log Z of each episode, `(B,)`."""
-        if self.group_size == 1:
-            keys, groups = [-1], torch.zeros(len(rollout), dtype=torch.long)
-        else:
-            starts = [int(info["example_index"]) for info in rollout.infos]
-            keys = starts[:: self.group_size]
-            groups = torch.arange(len(rollout)) // self.group_size
-        groups = groups.to(log_p.device)
-        estimates = log_normaliser(log_p, log_q, groups).tolist()
-        for key, estimate in zip(keys, estimates, strict=True):
-            log_sum, count = self.normalisers.get(key, (-math.inf, 0))
-            self.normalisers[key] = (_log_add(log_sum, estimate), count + 1)
-        means = [self.normalisers[key][0] - math.log(self.normalisers[key][1]) for key in keys]
-        return torch.tensor(means, dtype=torch.float64, device=log_p.device)[groups]
-
-    def _warn_about_starts(self) -> None:
-        """Say that one normaliser is meant for one start."""
-        if self.group_size > 1 or self.env is None:
-            return
-        try:
-            starts = len(self.env.get_attr("task")[0])
-        except AttributeError:
-            return
-        if starts > 1:
-            logger.warning(
-                "group_size=1 takes one normaliser Z for all %d starts: starts that the target "
-                "prefers weigh more, and its KL from the policy cannot reach 0. Give each start "
-                "its own, for example with group_size=32",
-                starts,
-            )
-
-    def _warn_about_coverage(self, log_w: Tensor, log_z: Tensor) -> None:
-        """Say once that few samples count, and once that a start has none in the support."""
-        total, inside = len(log_w), int(log_w.isfinite().sum())
-        counting = effective_sample_size(log_w) * total
-        if counting < _FEW and "few" not in self._warned:
-            self._warned.add("few")
-            logger.warning(
-                "the proposal does not cover the target: of %d texts, %d are in its support and "
-                "%.1f count (effective sample size). Take a larger n_episodes, a softer target (a "
-                "higher beta, a lower bar), or proposal='adaptive'",
-                total,
-                inside,
-                counting,
-            )
-        empty = int((log_z == -torch.inf).sum()) // self.group_size
-        if self.group_size > 1 and empty and "start" not in self._warned:
-            self._warned.add("start")
-            logger.warning(
-                "no text so far is in the target's support for %d of %d starts of this roll-out; "
-                "they teach nothing until one is. Take a larger group_size or a lower bar",
-                empty,
-                total // self.group_size,
-            )
-
     def _record(
         self, rollout: Rollout, log_p: Tensor, log_q: Tensor, log_pi: Tensor, log_z: Tensor
     ) -> None:
@@ -419,9 +359,3 @@ class DPG(EpisodicAlgorithm):
         self._last_obs = self.env.reset()  # type: ignore[assignment]
         rollout.ref_log_probs = score(self.reference, rollout)
         target.fit(rollout, groups)
-
-
-def _log_add(a: float, b: float) -> float:
-    """Return log(exp a + exp b)."""
-    high, low = max(a, b), min(a, b)
-    return high if low == -math.inf else high + math.log1p(math.exp(low - high))

@@ -120,8 +120,10 @@ def test_each_start_has_its_own_normaliser() -> None:
         policy_kwargs={"model": tiny_gpt2(16)},
     )  # fmt: skip
     agent.learn(4_000)
-    assert sorted(agent.normalisers) == [0, 1, 2, 3]
-    means = [total - math.log(count) for _, (total, count) in sorted(agent.normalisers.items())]
+    assert sorted(agent.normalisers.found) == [0, 1, 2, 3]
+    means = [
+        total - math.log(count) for _, (total, count) in sorted(agent.normalisers.found.items())
+    ]
     np.testing.assert_allclose(np.diff(means), 2.0, atol=0.3)  # one more unit of reward / beta
 
 
@@ -234,7 +236,7 @@ def test_saves_and_goes_on_exactly(extra: dict[str, Any], tmp_path: Path) -> Non
     again = DPG.load(tmp_path / "model", env=env)
     assert again.multipliers == straight.multipliers
     again.learn(2_500, reset_num_timesteps=False)
-    assert again.normalisers == straight.normalisers
+    assert again.normalisers.found == straight.normalisers.found
     assert torch.equal(weights(straight), weights(again))
     assert torch.equal(*(next(iter(a.behaviour.parameters())) for a in (straight, again)))
 
