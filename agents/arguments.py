@@ -15,7 +15,7 @@ __all__ = ["decode_all", "describe_space", "encode", "make_space"]
 
 
 def encode(value: Any) -> Any:
-    """Return a JSON-plain form of an argument; `{"omitted": repr}` where there is none."""
+    """Return a JSON-plain form of an argument; `{"omitted": what}` where there is none."""
     if isinstance(value, FloatSchedule):
         return encode(value.value_schedule)
     if isinstance(value, ConstantSchedule):
@@ -24,7 +24,7 @@ def encode(value: Any) -> Any:
         return {"linear_schedule": [value.start, value.end, value.end_fraction]}
     if isinstance(value, type) and issubclass(value, torch.optim.Optimizer):
         known = getattr(torch.optim, value.__name__, None) is value
-        return {"optimizer": value.__name__} if known else {"omitted": repr(value)}
+        return {"optimizer": value.__name__} if known else {"omitted": value.__name__}
     if isinstance(value, dict):
         return {"mapping": {str(k): encode(v) for k, v in value.items()}}
     if isinstance(value, list | tuple):
@@ -33,21 +33,28 @@ def encode(value: Any) -> Any:
         return value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    return {"omitted": repr(value)}
+    return {"omitted": f"an object of {type(value).__name__}"}
 
 
-def decode_all(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+def decode_all(
+    values: dict[str, Any], overrides: dict[str, Any], remedy: str = "%s=..."
+) -> dict[str, Any]:
     """Return the arguments that `encode` made plain, apart from those that are overridden.
+
+    Args:
+        values: what `encode` returned, by the arguments' names.
+        overrides: arguments that are given anew.
+        remedy: how to give an argument to `load`, with a place for its name.
 
     Raises:
         CheckpointError: an argument could not be saved and is not overridden.
     """
-    return {k: _decode(k, v) for k, v in values.items() if k not in overrides}
+    return {k: _decode(k, v, remedy % k) for k, v in values.items() if k not in overrides}
 
 
-def _decode(name: str, value: Any) -> Any:
+def _decode(name: str, value: Any, remedy: str) -> Any:
     if isinstance(value, list):
-        return [_decode(name, v) for v in value]
+        return [_decode(name, v, remedy) for v in value]
     if not isinstance(value, dict):
         return value
     if "linear_schedule" in value:
@@ -58,9 +65,9 @@ def _decode(name: str, value: Any) -> Any:
             return found
         raise CheckpointError(f"{name} names {value['optimizer']!r}, no optimiser of torch.optim")
     if "mapping" in value:
-        return {k: _decode(f"{name}.{k}", v) for k, v in value["mapping"].items()}
+        return {k: _decode(f"{name}.{k}", v, remedy) for k, v in value["mapping"].items()}
     raise CheckpointError(
-        f"{name} was {value['omitted']} when saved, which JSON cannot hold; pass {name}=... to load"
+        f"{name} was {value['omitted']} when saved, which JSON cannot hold; pass {remedy} to load"
     )
 
 

@@ -6,6 +6,7 @@ callbacks, logger) calls it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
+from transformers import PreTrainedModel
 
 from agents.envs import as_vec_env, policy_kwargs_for
 from agents.functional import adaptive_kl_coefficient, kl_k1, kl_k3, masked_mean
@@ -27,6 +29,8 @@ from agents.saving import resume
 from agents.text_algorithm import TextAlgorithm
 from text_envs.lm.action_lm import ActionLM
 from text_envs.lm.loading import BUNDLED, freeze
+from text_envs.policy_sources import check_tokens
+from text_envs.vocabulary import check_vocabulary, saved_vocabulary
 
 __all__ = ["EpisodicAlgorithm", "TokenProgressBar"]
 
@@ -85,9 +89,9 @@ class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
     ) -> None:
         require_whole("n_episodes", n_episodes)
         require_whole("group_size", group_size)
-        require("kl_coef", kl_coef, kl_coef >= 0, "at least 0")
-        require("kl_horizon", kl_horizon, kl_horizon > 0, "above 0")
-        require("kl_target", kl_target, kl_target is None or kl_target > 0, "None or above 0")
+        require("kl_coef", kl_coef, lambda x: x >= 0, "at least 0")
+        require("kl_horizon", kl_horizon, lambda x: x > 0, "above 0")
+        require("kl_target", kl_target, lambda x: x is None or x > 0, "None or above 0")
         if kl_target is not None and kl_coef == 0:
             raise ValueError(
                 f"kl_target={kl_target} adapts kl_coef by factors, and 0 stays 0: give kl_coef a "
@@ -130,12 +134,21 @@ class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
         super()._setup_model()
         source, actor = self._reference_source, self.policy.actor
         if source is not None:
-            self.reference = freeze(actor.like(self.policy.load_model(source)[0])).to(self.device)
+            self.reference = freeze(actor.like(self._load_reference(source))).to(self.device)
         elif self.kl_coef > 0 or self.needs_reference:
             self.reference = freeze(actor)
             source = self.policy.arguments["model"]
         if self.reference is not None and isinstance(source, str) and source in BUNDLED:
             self.reference_name = source
+
+    def _load_reference(self, source: Any) -> PreTrainedModel:
+        """Return the language model of the reference, which must know the same words."""
+        lm, own = self.policy.load_model(source)
+        if self.env is not None and isinstance(source, str | os.PathLike):
+            name, tokenizer = f"reference {os.fspath(source)!r}", self.env.get_attr("tokenizer")[0]
+            check_vocabulary(name, saved_vocabulary(source), tokenizer)
+            check_tokens(name, own, tokenizer)
+        return lm
 
     # -- roll-outs -----------------------------------------------------------------------------
 
@@ -238,20 +251,33 @@ def _nearest_divisor(count: int, wanted: int) -> int:
     return min(divisors, key=lambda k: abs(k - wanted))
 
 
-def require_whole(name: str, value: object) -> None:
-    """Raise a ValueError unless `value` is an integer of at least 1."""
-    whole = isinstance(value, int | np.integer) and value >= 1
-    require(name, value, bool(whole), "an integer of at least 1")
+def require_whole(name: str, value: object, least: int = 1) -> None:
+    """Raise a ValueError unless `value` is an integer of at least `least`."""
+    whole = isinstance(value, int | np.integer) and value >= least
+    require(name, value, bool(whole), f"an integer of at least {least}")
 
 
-def require_batch(batch_size: object, n_episodes: int) -> None:
-    """Raise a ValueError unless `batch_size` is None or a number of sequences of a roll-out."""
+def require_batch(batch_size: object, n_episodes: int, none: bool = True) -> None:
+    """Raise a ValueError unless `batch_size` is a number of sequences of a roll-out, or `None`."""
+    require_whole("n_episodes", n_episodes)
     fits = isinstance(batch_size, int | np.integer) and 1 <= batch_size <= n_episodes
-    accepted = f"None or 1..n_episodes={n_episodes} sequences"
-    require("batch_size", batch_size, batch_size is None or bool(fits), accepted)
+    accepted = f"{'None or ' if none else ''}1..n_episodes={n_episodes} sequences"
+    require("batch_size", batch_size, bool(fits) or (none and batch_size is None), accepted)
 
 
-def require(name: str, value: object, fine: bool, accepted: str) -> None:
-    """Raise a ValueError that names the argument, its value and what is accepted."""
-    if not fine:
+def require(name: str, value: Any, fine: bool | Callable[[Any], bool], accepted: str) -> None:
+    """Raise a ValueError that names the argument, its value and what is accepted.
+
+    Args:
+        name: of the argument.
+        value: what it got.
+        fine: whether that can be used; or a function that tells, and fails for a value of a type
+            that has no order.
+        accepted: words for what can be used.
+    """
+    try:
+        usable = fine(value) if callable(fine) else fine
+    except TypeError:
+        usable = False
+    if not usable:
         raise ValueError(f"{name} must be {accepted}, got {value!r}")

@@ -134,10 +134,10 @@ class BC(OfflineAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        require("top", top, 0 < top <= 1, "above 0 and at most 1")
-        require("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "in [0, 1)")
-        require("weight_decay", weight_decay, weight_decay >= 0, "at least 0")
-        require("held_out", held_out, 0 <= held_out < 1, "in [0, 1)")
+        require("top", top, lambda x: 0 < x <= 1, "above 0 and at most 1")
+        require("label_smoothing", label_smoothing, lambda x: 0 <= x < 1, "in [0, 1)")
+        require("weight_decay", weight_decay, lambda x: x >= 0, "at least 0")
+        require("held_out", held_out, lambda x: 0 <= x < 1, "in [0, 1)")
         self.top, self.min_return = top, min_return
         self.label_smoothing, self.weight_decay = label_smoothing, weight_decay
         self.held_out, self.held_out_data = held_out, None

@@ -111,7 +111,7 @@ class CQL(ValueAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        require("cql_weight", cql_weight, cql_weight >= 0, "at least 0")
+        require("cql_weight", cql_weight, lambda x: x >= 0, "at least 0")
         self.cql_weight = cql_weight
         super().__init__(
             policy,

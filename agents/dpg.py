@@ -80,7 +80,7 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
-from agents.base import EpisodicAlgorithm, require, require_batch
+from agents.base import EpisodicAlgorithm, require, require_batch, require_whole
 from agents.functional_dpg import (
     DIVERGENCES,
     dpg_weights,
@@ -175,8 +175,8 @@ class DPG(EpisodicAlgorithm):
         self.target = make_target(beta, accept, moments, multipliers)
         require("divergence", divergence, divergence in DIVERGENCES, ", ".join(DIVERGENCES))
         require("proposal", proposal, proposal in PROPOSALS, ", ".join(PROPOSALS))
-        require("proposal_interval", proposal_interval, proposal_interval >= 1, "at least 1")
-        require("max_grad_norm", max_grad_norm, max_grad_norm > 0, "above 0")
+        require_whole("proposal_interval", proposal_interval)
+        require("max_grad_norm", max_grad_norm, lambda x: x > 0, "above 0")
         enough = fit_episodes is None or fit_episodes >= 1
         require("fit_episodes", fit_episodes, enough, "None or at least 1")
         require_batch(batch_size, n_episodes)

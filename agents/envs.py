@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
 from transformers import PreTrainedModel
 
 from text_envs.datasets import EpisodeDataset
-from text_envs.datasets.facts import tokenizer_facts
 from text_envs.lm.scratch import make_lm
+from text_envs.tokenizers import Tokenizer
+from text_envs.vocabulary import check_vocabulary, saved_vocabulary, tokenizer_facts
 
-__all__ = ["as_vec_env", "known_tokenizer", "policy_kwargs_for", "recorded_env"]
+__all__ = ["as_vec_env", "policy_kwargs_for", "recorded_env", "tokenizer_of"]
 
 
 def as_vec_env(env: Any, num_envs: int | None, n_episodes: int, group_size: int = 1) -> Any:
@@ -47,19 +46,16 @@ def recorded_env(dataset: EpisodeDataset, num_envs: int) -> Any:
     import text_envs
 
     spec = dataset.metadata.get("env_spec")
-    if spec is None or spec["id"] not in gym.registry:
-        return None
+    if spec is None or spec["id"] not in gym.registry or spec.get("additional_wrappers"):
+        return None  # what a wrapper did to a single row, it may not do to a batch
     limit = spec.get("max_episode_steps")
     limited = {} if limit is None else {"max_episode_steps": limit}
     return text_envs.make_sb3(spec["id"], num_envs=num_envs, **spec["kwargs"], **limited)
 
 
-def known_tokenizer(env: Any, dataset: EpisodeDataset | None) -> dict[str, Any] | None:
-    """Return the facts of the tokenizer of `env`, or of a data set, if one of them tells."""
-    tokenizer = None if env is None else _attribute(env, "tokenizer")
-    if tokenizer is not None:
-        return tokenizer_facts(tokenizer)
-    return None if dataset is None else dataset.metadata.get("tokenizer")
+def tokenizer_of(env: Any) -> Tokenizer | None:
+    """Return the tokenizer of an environment of any kind, or None."""
+    return cast("Tokenizer | None", _attribute(env, "tokenizer"))
 
 
 def policy_kwargs_for(
@@ -84,7 +80,7 @@ def policy_kwargs_for(
     Raises:
         ValueError: the environment has no tokenizer, or a saved agent learnt with another one.
     """
-    tokenizer = _attribute(env, "tokenizer")
+    tokenizer = tokenizer_of(env)
     if tokenizer is None:
         raise ValueError(
             f"{type(env).__name__} has no tokenizer; accepted: environments of text_envs, or "
@@ -93,8 +89,11 @@ def policy_kwargs_for(
     if model == "scratch" or isinstance(model, Mapping):
         model = make_lm(env, **({} if isinstance(model, str) else model))
     elif isinstance(model, str | os.PathLike):
-        _check_words(model, tokenizer)
+        check_vocabulary(f"model {os.fspath(model)!r}", saved_vocabulary(model), tokenizer)
     bos = tokenizer.bos_id
+    if isinstance(value_model := kwargs.get("value_model"), Mapping) or value_model == "scratch":
+        sizes = {} if isinstance(value_model, str) else value_model
+        kwargs["value_model"] = make_lm(env, **sizes)
     facts = {
         "model": model,
         "pad_id": int(tokenizer.pad_id),
@@ -102,20 +101,9 @@ def policy_kwargs_for(
         "eos_id": int(tokenizer.eos_id),
         "prompt_length": getattr(_attribute(env, "task"), "prompt_length", None),
         "forbidden": np.flatnonzero(tokenizer.forbidden).tolist(),
+        "vocabulary": tokenizer_facts(tokenizer),
     }
     return facts | kwargs
-
-
-def _check_words(folder: str | os.PathLike[str], tokenizer: Any) -> None:
-    """Refuse a saved agent to whom the same ids were other words."""
-    config = Path(folder) / "config.json"
-    theirs = json.loads(config.read_bytes()).get("tokenizer") if config.is_file() else None
-    ours = tokenizer_facts(tokenizer)
-    if isinstance(theirs, dict) and theirs != ours:
-        raise ValueError(
-            f"model {os.fspath(folder)!r} learnt with another tokenizer, {theirs}; the environment "
-            f"has {ours}; accepted: an environment made with the tokenizer of the model"
-        )
 
 
 def _attribute(env: Any, name: str) -> Any:

@@ -35,8 +35,8 @@ class FARL(HIR):
     default_contrastive_coef = 0.0
     default_ent_coef = 0.0
     nothing_hint: ClassVar[str] = (
-        ": none reached the best goal. Sample more, begin with an easier task, or start from a "
-        "model that answers right now and then"
+        ": none of these reached the best goal. Sample more, begin with an easier task, or start "
+        "from a model that answers right now and then"
     )
 
     def useful(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:

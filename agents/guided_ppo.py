@@ -58,12 +58,12 @@ class GuidedPPO(PPO):
         to_the_end: bool = True,
         **kwargs: Any,
     ) -> None:
-        require("beta", beta, 0 <= beta <= 1, "a probability, 0 to 1")
+        require("beta", beta, lambda x: 0 <= x <= 1, "a probability, 0 to 1")
         self.beta, self.guide_kwargs, self.to_the_end = beta, guide_kwargs, to_the_end
         self._guide = guide
         self.iterations = 0
         self._starts: GuidedStarts | None = None
-        self._asked, self._before = Queries(), Queries()
+        self._asked = Queries()
         if isinstance(env, str) and kwargs.get("num_envs") is None and "n_episodes" in kwargs:
             kwargs["num_envs"] = kwargs["n_episodes"]  # so that the guide is asked once
         super().__init__(policy, env, **kwargs)
@@ -82,13 +82,7 @@ class GuidedPPO(PPO):
     @property
     def queries(self) -> Queries:
         """What the guide has been asked so far by this algorithm."""
-        if self._starts is None:
-            return self._asked
-        counts = {
-            name: asked + vars(self._starts.queries)[name] - vars(self._before)[name]
-            for name, asked in vars(self._asked).items()
-        }
-        return Queries(**counts)
+        return replace(self._asked)
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -101,7 +95,6 @@ class GuidedPPO(PPO):
             if self._guide is None:
                 raise ValueError("guide must be given to learn: a model, a function, 'script:...'")
             self._starts = GuidedStarts(self._guide, self.beta, guide_kwargs=self.guide_kwargs)
-            self._before = replace(self._starts.queries)
         self._starts.bind(engine.task)
         self._starts.beta = self.beta
         return self._starts
@@ -126,6 +119,7 @@ class GuidedPPO(PPO):
         seams: list[dict[str, float]] = []
         complete = True
         while complete and len(parts) * env.num_envs < self.n_episodes:
+            before = replace(starts.queries)  # others may ask the same guide between two rounds
             try:
                 if rolls_in:
                     collected, facts = guide_starts(self.policy, env, starts, on_step)
@@ -135,8 +129,11 @@ class GuidedPPO(PPO):
                     )
             except Exception as error:
                 parts += filter(None, [getattr(error, "partial_rollout", None)])
-                error.partial_rollout = Rollout.cat(parts) if parts else None  # type: ignore[attr-defined]
+                if parts:
+                    error.partial_rollout = Rollout.cat(parts)  # type: ignore[attr-defined]
                 raise
+            finally:
+                self._count(before, starts.queries)
             complete = collected.complete
             parts.append(collected.rollout)
             seams.append(facts)
@@ -145,6 +142,10 @@ class GuidedPPO(PPO):
         # Every round begins with a reset of its own, so there is nothing to reset before the next.
         starting = np.ones(env.num_envs, dtype=bool)
         return Collected(Rollout.cat(parts), collected.obs, starting, complete)
+
+    def _count(self, before: Queries, after: Queries) -> None:
+        for name, count in vars(after).items():
+            setattr(self._asked, name, getattr(self._asked, name) + count - getattr(before, name))
 
     def _record_guide(self, rolls_in: bool, seams: list[dict[str, float]]) -> None:
         for name in seams[0] if seams else ():

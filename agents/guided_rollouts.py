@@ -151,7 +151,7 @@ def guide_finishes(
         error.partial_rollout = own  # type: ignore[attr-defined]
         if hasattr(error, "add_note"):
             error.add_note(
-                f"the agent had finished {len(own)} texts, which are in this exception's attribute "
+                "the texts that the agent had finished are in this exception's attribute "
                 "partial_rollout"
             )
         raise

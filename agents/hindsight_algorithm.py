@@ -17,7 +17,15 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents.base import EpisodicAlgorithm
 from agents.goal_rollouts import GoalsAside, Questions, inner, single_space
 from agents.group_rollouts import collect_groups
-from agents.hindsight import UNFINISHED, PartJudge, draw_parts, levels_of, reached, relabel
+from agents.hindsight import (
+    UNFINISHED,
+    PartJudge,
+    SuffixMatch,
+    draw_parts,
+    levels_of,
+    reached,
+    relabel,
+)
 from agents.hindsight_history import History
 from agents.hindsight_parts import judge_parts, resolve_part_judge
 from agents.instructed import InstructedPolicy, encode_instructions
@@ -141,6 +149,14 @@ class HindsightAlgorithm(EpisodicAlgorithm):
             goals = levels_of(rewards, self.levels or _LEVELS)
         return np.where(rollout.truncated.cpu().numpy(), UNFINISHED, goals)
 
+    def _goals_of_parts(self, scores: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return what each part `(P,)` is, from its score."""
+        if isinstance(self._judge, SuffixMatch):  # right or wrong, whatever whole texts are paid
+            return np.where(scores == 1, self.policy.num_goals - 1, 0).astype(np.int64)
+        if isinstance(self.observation_space, spaces.Dict):
+            return levels_of(scores, (inner(self.env, "engine").threshold,))
+        return levels_of(scores, self.levels or _LEVELS)
+
     def remember(self, rollout: Rollout) -> None:
         """Relabel the texts of a roll-out and append them to the history.
 
@@ -167,7 +183,7 @@ class HindsightAlgorithm(EpisodicAlgorithm):
             at, first = draw_parts(length[finished], self.parts, np.random)
             rows = finished[at]
             scores = judge_parts(self._judge, self._task, rollout, rows, first)
-            append(rows, first, levels_of(scores, self.levels or _LEVELS))
+            append(rows, first, self._goals_of_parts(scores))
         self.logger.record("hindsight/success", reached(achieved, desired).mean())
         self.logger.record("hindsight/relabelled", (goals != desired)[finished].sum() / len(goals))
         self.logger.record("hindsight/unfinished", 1 - len(finished) / len(goals))

@@ -143,8 +143,10 @@ class HIR(HindsightAlgorithm):
         label_smoothing: of the contrast.
         ent_coef: weight of the entropy loss; None for what the algorithm is known by.
         parts: parts of each answer that are judged and learnt beside the whole.
-        part_judge: scores them: "suffix" compares with the task's references, a function gets
-            `(episodes, starts)`; None for the reward model's method `judge_parts`.
+        part_judge: scores them: "suffix" compares with the task's references, so that a part is
+            at the best goal or at the worst; a function gets `(episodes, starts)` and returns
+            scores on the scale of the reward, which the same thresholds cut as whole texts'; None
+            for the reward model's method `judge_parts`, likewise.
         buffer_limit: most answers to train on in an iteration; None for 4 times the questions.
         instructions: "learnt" tokens, a text for each goal from the worst to the best, or "auto",
             text if the tokenizer is one of transformers.
@@ -209,8 +211,8 @@ class HIR(HindsightAlgorithm):
         )
         ent_coef = self.default_ent_coef if ent_coef is None else ent_coef
         for name, weight in (("contrastive_coef", contrastive_coef), ("ent_coef", ent_coef)):
-            require(name, weight, weight >= 0, "at least 0")
-        require("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "in [0, 1)")
+            require(name, weight, lambda x: x >= 0, "at least 0")
+        require("label_smoothing", label_smoothing, lambda x: 0 <= x < 1, "in [0, 1)")
         require("negatives", negatives, negatives in NEGATIVES, f"one of {', '.join(NEGATIVES)}")
         for name, count, least in (
             ("batch_size", batch_size, 1),
@@ -222,8 +224,8 @@ class HIR(HindsightAlgorithm):
             require(name, count, _whole(count, least), f"an integer of at least {least}")
         few = buffer_limit is None or _whole(buffer_limit, 1)
         require("buffer_limit", buffer_limit, few, "None or an integer of at least 1")
-        require("max_grad_norm", max_grad_norm, max_grad_norm > 0, "above 0")
-        require("weight_decay", weight_decay, weight_decay >= 0, "at least 0")
+        require("max_grad_norm", max_grad_norm, lambda x: x > 0, "above 0")
+        require("weight_decay", weight_decay, lambda x: x >= 0, "at least 0")
         if levels is not None:
             levels_of(np.zeros(1), levels)
             levels = [float(level) for level in levels]  # an array has no truth value
@@ -339,7 +341,7 @@ class HIR(HindsightAlgorithm):
         if not self._warned:
             self._warned = True
             logger.warning(
-                "%s has nothing to learn from: of %d texts none is usable%s",
+                "%s has nothing to learn from: of %d texts drawn from the history none is usable%s",
                 type(self).__name__,
                 count,
                 self.nothing_hint,

@@ -171,14 +171,14 @@ class ILQL(ValueAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        require("tau", tau, 0 < tau < 1, "in (0, 1)")
+        require("tau", tau, lambda x: 0 < x < 1, "in (0, 1)")
         for name, value in (
             ("cql_weight", cql_weight),
             ("awac_weight", awac_weight),
             ("beta_train", beta_train),
         ):
-            require(name, value, value >= 0, "at least 0")
-        require("awac_max_weight", awac_max_weight, awac_max_weight > 0, "above 0")
+            require(name, value, lambda x: x >= 0, "at least 0")
+        require("awac_max_weight", awac_max_weight, lambda x: x > 0, "above 0")
         for name, word, words in (("variant", variant, VARIANTS), ("target", target, TARGETS)):
             if word not in words:
                 raise ValueError(f"unknown {name} {word!r}.{suggest(str(word), words)}")

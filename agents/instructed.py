@@ -26,9 +26,9 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from agents.policies import CausalLMPolicy
+from agents.policies import CausalLMPolicy, highest_shown
 from agents.seq2seq import Seq2SeqLM, Seq2SeqPolicy
-from text_envs.lm.action_lm import ActionLM
+from text_envs.lm.action_lm import ActionLM, check_shown
 from text_envs.tokenizers import HFTokenizer, Tokenizer
 
 __all__ = [
@@ -238,6 +238,9 @@ class InstructedPolicy(CausalLMPolicy):
         given = model
         lm, tokenizer = self.load_model(model)
         if isinstance(instructions, int):
+            # Else the tokens that are appended would take the ids of some that texts hold.
+            if isinstance(tokens, spaces.Box):
+                check_shown(lm, highest_shown(tokens, pad_id))
             lm = copy.deepcopy(lm) if isinstance(model, nn.Module) else lm
             ids = _append_tokens(lm, instructions, pad_id)
         else:
@@ -259,8 +262,8 @@ class InstructedPolicy(CausalLMPolicy):
     @goal.setter
     def goal(self, value: int) -> None:
         most = len(self._instructed.instructions) - 1
-        if not 0 <= value <= most:
-            raise ValueError(f"goal must be in 0..{most}, got {value!r}")
+        if not isinstance(value, int | np.integer) or not 0 <= value <= most:
+            raise ValueError(f"goal must be an integer in 0..{most}, got {value!r}")
         self._instructed.goal = self.arguments["goal"] = int(value)
 
     @property

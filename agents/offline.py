@@ -20,7 +20,7 @@ from stable_baselines3.common.utils import configure_logger
 from torch import Tensor
 
 from agents.base import require, require_whole
-from agents.envs import as_vec_env, known_tokenizer, policy_kwargs_for, recorded_env
+from agents.envs import as_vec_env, policy_kwargs_for, recorded_env
 from agents.offline_batches import OfflineBatch, offline_batch
 from agents.offline_order import BatchOrder
 from agents.policies import CausalLMPolicy
@@ -77,7 +77,6 @@ class OfflineAlgorithm(TextAlgorithm):
     """
 
     policy: CausalLMPolicy
-    trained_tokenizer: dict[str, Any] | None  # of a loaded agent
     progress_bar = OfflineProgressBar
 
     def __init__(
@@ -100,13 +99,13 @@ class OfflineAlgorithm(TextAlgorithm):
         _init_setup_model: bool = True,
     ) -> None:
         require_whole("batch_size", batch_size)
-        require("max_grad_norm", max_grad_norm, max_grad_norm > 0, "above 0")
+        require("max_grad_norm", max_grad_norm, lambda x: x > 0, "above 0")
         self.batch_size, self.max_grad_norm = batch_size, max_grad_norm
         self.include_prefix = include_prefix
         self.dataset = None if dataset is None else datasets.load(dataset)
         self.data: OfflineBatch | None = None
         self.order: BatchOrder | None = None
-        self.pending, self.trained_tokenizer = None, None
+        self.pending = None
         if env is None and _init_setup_model and self.dataset is not None:
             rows = _EVALUATION_ENVS if num_envs is None else num_envs
             env, num_envs = recorded_env(self.dataset, rows), None
@@ -163,6 +162,12 @@ class OfflineAlgorithm(TextAlgorithm):
         """Return episodes as tensors, checked against the policy's vocabulary and length."""
         if self.env is not None:
             datasets.check_compatible(dataset, self.env)
+        learnt, theirs = self.policy.vocabulary, dataset.metadata.get("tokenizer")
+        if None not in (learnt, theirs) and learnt != theirs:
+            raise DatasetError(
+                f"{dataset.source or 'data set'}: it was made with another tokenizer than the "
+                f"saved {type(self).__name__} learnt with: {theirs}, not {learnt}"
+            )
         arguments = cast(dict[str, Any], self.policy.arguments)
         self.policy.actor.check_length(dataset.tokens.shape[1])
         return offline_batch(
@@ -227,6 +232,10 @@ class OfflineAlgorithm(TextAlgorithm):
                 "give either total_timesteps or n_epochs, got "
                 f"total_timesteps={total_timesteps}, n_epochs={n_epochs}"
             )
+        length = "total_timesteps" if n_epochs is None else "n_epochs"
+        given = total_timesteps if n_epochs is None else n_epochs
+        require(length, given, lambda x: 0 <= x < float("inf"), "a finite number of at least 0")
+        require_whole("log_interval", log_interval)
         if n_epochs is not None:
             total_timesteps = round(n_epochs * self.data.num_steps)
         name = type(self).__name__ if tb_log_name is None else tb_log_name
@@ -302,21 +311,6 @@ class OfflineAlgorithm(TextAlgorithm):
         return self._total_timesteps, calls
 
     # -- saving --------------------------------------------------------------------------------
-
-    def own_state(self) -> dict[str, Any]:
-        """Return what the tokens mean, for a checkpoint."""
-        return {"tokenizer": self.trained_tokenizer or known_tokenizer(self.env, self.dataset)}
-
-    def set_own_state(self, state: dict[str, Any]) -> None:
-        """Take over what `own_state` returned; refuse data or environment of other tokens."""
-        self.trained_tokenizer = state["tokenizer"]
-        given = known_tokenizer(self.env, self.dataset)
-        if None not in (given, self.trained_tokenizer) and given != self.trained_tokenizer:
-            source = self.dataset.source if self.env is None and self.dataset is not None else ""
-            raise DatasetError(
-                f"{source or 'what was given to load'} has another tokenizer than the saved "
-                f"{type(self).__name__}: {given}, not {self.trained_tokenizer}"
-            )
 
     def data_state(self) -> dict[str, Any]:
         """Return where the order of the data is, for a checkpoint."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -23,12 +23,18 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from agents.saving import load_policy, save_policy
-from text_envs.lm.action_lm import ActionLM
+from text_envs.lm.action_lm import ActionLM, check_shown
 from text_envs.lm.likelihood import sample, token_log_probs
 from text_envs.lm.loading import load_lm
 from text_envs.tokenizers import Tokenizer
 
-__all__ = ["CausalLMPolicy"]
+__all__ = ["CausalLMPolicy", "highest_shown"]
+
+
+def highest_shown(observation_space: spaces.Space[Any], pad_id: int) -> int:
+    """Return the highest id of an observation apart from padding, which no model is fed."""
+    highest = int(cast(spaces.Box, observation_space).high.max())
+    return highest - 1 if highest == pad_id else highest
 
 
 class CausalLMPolicy(ActorCriticPolicy):
@@ -52,6 +58,8 @@ class CausalLMPolicy(ActorCriticPolicy):
         eos_id: ends a text; only used to avoid it where any other action would do.
         prompt_length: number of prompt columns.
         forbidden: ids that are never written.
+        vocabulary: facts of the tokenizer it learns with, see `text_envs.vocabulary`; compared
+            where the policy is used for a task. None where they are not known.
         temperature: divides the scores; the sampled and the scored distribution are the same.
         value_hidden: widths of hidden layers of the value head; none for a linear one. Its output
             starts at 0 for every state.
@@ -78,6 +86,7 @@ class CausalLMPolicy(ActorCriticPolicy):
         eos_id: int | None = None,
         prompt_length: int | None = None,
         forbidden: Iterable[int] = (),
+        vocabulary: Mapping[str, Any] | None = None,
         temperature: float = 1.0,
         value_hidden: Sequence[int] = (),
         detach_value: bool = False,
@@ -100,6 +109,7 @@ class CausalLMPolicy(ActorCriticPolicy):
             normalize_images=False,
         )
         lm, self.tokenizer = self.load_model(model)
+        self.vocabulary = None if vocabulary is None else dict(vocabulary)
         self.actor = self.actor_class(
             lm,
             num_actions=int(action_space.n),
@@ -110,6 +120,7 @@ class CausalLMPolicy(ActorCriticPolicy):
             temperature=temperature,
         )
         self.actor.check_length(observation_space.shape[0])
+        check_shown(lm, highest_shown(observation_space, pad_id))
         widths = [self.actor.hidden_size, *value_hidden]
         layers: list[nn.Module] = []
         for fan_in, fan_out in itertools.pairwise(widths):
@@ -136,6 +147,7 @@ class CausalLMPolicy(ActorCriticPolicy):
             "eos_id": eos_id,
             "prompt_length": prompt_length,
             "forbidden": list(forbidden),
+            "vocabulary": self.vocabulary,
             "temperature": temperature,
             "value_hidden": list(value_hidden),
             "detach_value": detach_value,
@@ -159,6 +171,11 @@ class CausalLMPolicy(ActorCriticPolicy):
             "lr_schedule": self._dummy_schedule,
             **self.arguments,
         }
+
+    @property
+    def further_models(self) -> dict[str, PreTrainedModel]:
+        """Language models beside the actor's that a checkpoint keeps, by their arguments' names."""
+        return {}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save weights and arguments as safetensors and JSON, to a folder or a `.zip`."""

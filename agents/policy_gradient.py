@@ -74,7 +74,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
 from agents import functional as F
-from agents.base import EpisodicAlgorithm, require, require_batch
+from agents.base import EpisodicAlgorithm, require, require_batch, require_whole
 from agents.functional_groups import group_normalised, leave_one_out
 from agents.policies import CausalLMPolicy
 from agents.rollouts import Rollout
@@ -158,12 +158,12 @@ class PolicyGradient(EpisodicAlgorithm):
         require("group_size", group_size, not alone, f"at least 2 with baseline={baseline!r}")
         to_go = credit == "to_go"
         require("credit", credit, not to_go or baseline != "normalised", "'text' with 'normalised'")
-        require("gamma", gamma, 0 <= gamma <= 1, "in [0, 1]")
+        require("gamma", gamma, lambda x: 0 <= x <= 1, "in [0, 1]")
         require("gamma", gamma, gamma == 1 or to_go, "1 unless credit='to_go'")
-        require("ent_coef", ent_coef, ent_coef >= 0, "at least 0")
-        require("n_epochs", n_epochs, n_epochs >= 1, "at least 1")
-        require("clip_range", clip_range, clip_range is None or clip_range > 0, "None or above 0")
-        require("max_grad_norm", max_grad_norm, max_grad_norm > 0, "above 0")
+        require("ent_coef", ent_coef, lambda x: x >= 0, "at least 0")
+        require_whole("n_epochs", n_epochs)
+        require("clip_range", clip_range, lambda x: x is None or x > 0, "None or above 0")
+        require("max_grad_norm", max_grad_norm, lambda x: x > 0, "above 0")
         require_batch(batch_size, n_episodes)
         self.baseline, self.credit, self.batch_size = baseline, credit, batch_size
         self.n_epochs, self.clip_range = n_epochs, clip_range

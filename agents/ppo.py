@@ -81,7 +81,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
 from agents import functional as F
-from agents.base import EpisodicAlgorithm, require
+from agents.base import EpisodicAlgorithm, require, require_batch, require_whole
 from agents.policies import CausalLMPolicy
 from agents.rollouts import Rollout
 
@@ -161,21 +161,17 @@ class PPO(EpisodicAlgorithm, stable_baselines3.PPO):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        if not 1 <= batch_size <= n_episodes:
-            raise ValueError(
-                f"batch_size={batch_size} counts sequences and must be between 1 and "
-                f"n_episodes={n_episodes}; for full batches use batch_size={n_episodes}"
-            )
+        require_batch(batch_size, n_episodes, none=False)
         for name, value in (("gamma", gamma), ("gae_lambda", gae_lambda)):
-            require(name, value, 0 <= value <= 1, "in [0, 1]")
+            require(name, value, lambda x: 0 <= x <= 1, "in [0, 1]")
         for name, value in (("ent_coef", ent_coef), ("vf_coef", vf_coef)):
-            require(name, value, value >= 0, "at least 0")
+            require(name, value, lambda x: x >= 0, "at least 0")
         for name, limit in (("clip_range", clip_range), ("clip_range_vf", clip_range_vf)):
-            number = not callable(limit) and limit is not None
-            require(name, limit, not number or limit > 0, "above 0 or a schedule")  # type: ignore[operator]
-        require("n_epochs", n_epochs, n_epochs >= 1, "at least 1")
-        require("max_grad_norm", max_grad_norm, max_grad_norm > 0, "above 0")
-        require("target_kl", target_kl, target_kl is None or target_kl > 0, "None or above 0")
+            fine = callable(limit) or limit is None  # the second may be left out
+            require(name, limit, fine or (lambda x: x > 0), "above 0 or a schedule")
+        require_whole("n_epochs", n_epochs)
+        require("max_grad_norm", max_grad_norm, lambda x: x > 0, "above 0")
+        require("target_kl", target_kl, lambda x: x is None or x > 0, "None or above 0")
         super().__init__(
             policy,
             env,

@@ -23,7 +23,8 @@ D2LOLS does one after the other.
   guide's: `kl_penalised_rewards`
 - $A, G$ by `gae` over the text, across the seam
 - with `strict=True` only $a_{h-1}$ is updated, the one deviation from the guide, with
-  $A = \frac{l}{\bar l} (\sum_{t \ge h-1} R_t - V(s_{h-1}))$, the sum discounted by $\gamma$. The
+  $A = \frac{m}{\bar m} (\sum_{t \ge h-1} R_t - V(s_{h-1}))$, the sum discounted by $\gamma$, $m$
+  the number of places where the seam could be ($l$, or $l - 1$ with `to_the_end=False`). The
   factor makes every state count as often as the agent visits it; without it, actions after which
   texts end soon would count for more
 
@@ -94,10 +95,10 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
 from agents import functional as F
-from agents.base import require
+from agents.base import require, require_whole
 from agents.guided_ppo import GuidedPPO
 from agents.rollouts import Rollout
-from agents.two_critics import TwoCriticPolicy
+from agents.two_critics import TwoCriticPolicy, TwoCriticSeq2SeqPolicy
 
 __all__ = ["LOLS", "AggreVaTeD", "D2LOLS", "PPOPlusPlus"]
 
@@ -149,9 +150,10 @@ class AggreVaTeD(GuidedPPO):
             advantages, _ = F.gae(rewards, rollout.values, rollout.mask, self.gamma, 1.0)
             if self.normalize_advantage:
                 advantages = F.masked_whiten(advantages, steps)
-            lengths = torch.tensor([float(info["roll_in_length"]) for info in rollout.infos])
-            lengths = lengths.to(advantages.device)
-            advantages = advantages * (lengths / F.masked_mean(lengths, steps.any(dim=1)))[:, None]
+            # Where a text could have its seam: each of them is as likely.
+            seams = torch.tensor([float(info["roll_in_length"]) for info in rollout.infos])
+            seams = (seams if self.to_the_end else seams - 1).to(advantages.device)
+            advantages = advantages * (seams / F.masked_mean(seams, steps.any(dim=1)))[:, None]
         return advantages, returns
 
 
@@ -159,7 +161,8 @@ class LOLS(GuidedPPO):
     """PPO++ with probability `tau`, else AggreVaTeD, by iteration; see the module's card.
 
     Args:
-        policy: `"TwoCriticPolicy"`, which `"CausalLMPolicy"` stands for here, or a subclass of it.
+        policy: `"TwoCriticPolicy"`, which `"CausalLMPolicy"` stands for here,
+            `"TwoCriticSeq2SeqPolicy"`, likewise `"Seq2SeqPolicy"`, or a subclass of these.
         env: as in `GuidedPPO`.
         tau: probability of an iteration of PPO++.
         **kwargs: arguments of `GuidedPPO` and `PPO`.
@@ -169,10 +172,12 @@ class LOLS(GuidedPPO):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "CausalLMPolicy": TwoCriticPolicy,
         "TwoCriticPolicy": TwoCriticPolicy,
+        "Seq2SeqPolicy": TwoCriticSeq2SeqPolicy,
+        "TwoCriticSeq2SeqPolicy": TwoCriticSeq2SeqPolicy,
     }
 
     def __init__(self, policy: Any, env: Any, tau: float = 0.8, **kwargs: Any) -> None:
-        require("tau", tau, 0 <= tau <= 1, "a probability, 0 to 1")
+        require("tau", tau, lambda x: 0 <= x <= 1, "a probability, 0 to 1")
         self.tau = tau
         super().__init__(policy, env, **kwargs)
 
@@ -202,8 +207,8 @@ class D2LOLS(GuidedPPO):
     """
 
     def __init__(self, policy: Any, env: Any, tau: int = 20, **kwargs: Any) -> None:
-        require("tau", tau, isinstance(tau, int) and tau >= 0, "a number of iterations, at least 0")
-        self.tau = tau
+        require_whole("tau", tau, least=0)
+        self.tau = int(tau)
         super().__init__(policy, env, **kwargs)
 
     def guide_rolls_in(self) -> bool:

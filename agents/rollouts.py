@@ -231,8 +231,8 @@ def collect_episodes(
         error.partial_rollout = store.rollout(None)  # type: ignore[attr-defined]
         if hasattr(error, "add_note"):
             error.add_note(
-                f"{int(store.done.sum())} of {n_episodes} episodes were finished before; they are "
-                "in this exception's attribute partial_rollout"
+                "the episodes that were finished before are in this exception's attribute "
+                "partial_rollout"
             )
         raise
     return Collected(store.rollout(policy), obs, starts, not stopped)

@@ -31,8 +31,9 @@ from agents.checkpoints import (
     save_tree,
     writing_checkpoint,
 )
-from agents.envs import known_tokenizer
+from agents.envs import tokenizer_of
 from text_envs.lm.loading import quietly
+from text_envs.vocabulary import check_vocabulary
 
 __all__ = [
     "load_algorithm",
@@ -45,6 +46,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+# Where a policy's language models are, by the argument that each is for.
+_FOLDERS = {"model": "lm", "value_model": "value_lm"}
 # Arguments of an algorithm that are not values, or that have a place of their own.
 _SPECIAL = {"self", "policy", "env", "device", "reference", "num_envs", "policy_kwargs", "dataset"}
 _COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining")
@@ -55,7 +58,8 @@ _COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_r
 
 def save_policy(policy: Any, path: str | os.PathLike[str]) -> None:
     """Save a `CausalLMPolicy` alone, without optimiser; `policy.load` reads it."""
-    with writing_checkpoint(path, {"policy": type(policy).__name__}) as tree:
+    config = {"policy": type(policy).__name__, "tokenizer": policy.vocabulary}
+    with writing_checkpoint(path, config) as tree:
         _write_policy(policy, tree)
 
 
@@ -68,7 +72,7 @@ def load_policy(cls: Any, path: str | os.PathLike[str], device: Any, **overrides
             make_space(content["observation_space"]),
             make_space(content["action_space"]),
             ActorCriticPolicy._dummy_schedule,
-            **_policy_kwargs(folder, content, overrides),
+            **_policy_kwargs(folder, content, overrides, "%s=..."),
         )
         _read_policy(policy, folder)
     return policy.to(get_device(device))
@@ -76,7 +80,8 @@ def load_policy(cls: Any, path: str | os.PathLike[str], device: Any, **overrides
 
 def _write_policy(policy: Any, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
-    arguments = {k: v for k, v in policy.arguments.items() if k != "model"}
+    models = {"model": policy.actor.lm, **policy.further_models}
+    arguments = {k: v for k, v in policy.arguments.items() if k not in models}
     if "temperature" in arguments:  # which may have been changed since
         arguments["temperature"] = policy.actor.temperature
     content = {
@@ -85,7 +90,8 @@ def _write_policy(policy: Any, folder: Path) -> None:
         "arguments": {k: encode(v) for k, v in arguments.items()},
     }
     (folder / "policy.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-    _write_lm(policy.actor.lm, folder / "lm")
+    for name, lm in models.items():
+        _write_lm(lm, folder / _FOLDERS[name])
     if policy.tokenizer is not None:
         hf = getattr(policy.tokenizer, "hf", None)
         if hf is not None:
@@ -133,10 +139,11 @@ def _read_policy(policy: Any, folder: Path, exact_match: bool = True) -> None:
 
 
 def _policy_kwargs(
-    folder: Path, content: dict[str, Any], overrides: dict[str, Any]
+    folder: Path, content: dict[str, Any], overrides: dict[str, Any], remedy: str
 ) -> dict[str, Any]:
-    arguments = decode_all(content["arguments"], overrides)
-    return {"model": str(folder / "lm"), **arguments, **overrides}
+    arguments = decode_all(content["arguments"], overrides, remedy)
+    models = {name: str(folder / at) for name, at in _FOLDERS.items() if (folder / at).is_dir()}
+    return {**models, **arguments, **overrides}
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -162,7 +169,7 @@ def save_algorithm(algorithm: Any, path: str | os.PathLike[str]) -> None:
         "arguments": arguments,
         "n_envs": algorithm.n_envs,
         "reference": getattr(algorithm, "reference_name", None),  # an offline algorithm has none
-        "tokenizer": known_tokenizer(algorithm.env, getattr(algorithm, "dataset", None)),
+        "tokenizer": algorithm.policy.vocabulary,
     }
     reference = getattr(algorithm, "reference", None)
     with writing_checkpoint(path, config) as tree:
@@ -219,7 +226,9 @@ def load_algorithm(
         algorithm = cls(
             policy,
             env,
-            policy_kwargs=_policy_kwargs(tree / "policy", content, changed),
+            policy_kwargs=_policy_kwargs(
+                tree / "policy", content, changed, "policy_kwargs={%r: ...}"
+            ),
             device=device,
             _init_setup_model=False,
             **decode_all(config["arguments"], overrides),
@@ -244,6 +253,9 @@ def load_algorithm(
             setattr(algorithm, name, state[name])
         if "own" in state:
             algorithm.set_own_state(state["own"])
+        if algorithm.env is not None:
+            tokenizer = tokenizer_of(algorithm.env)
+            check_vocabulary(f"{cls.__name__} in {path}", algorithm.policy.vocabulary, tokenizer)
         algorithm.ep_info_buffer = deque(state["ep_info"], maxlen=algorithm._stats_window_size)
         algorithm.ep_success_buffer = deque(maxlen=algorithm._stats_window_size)
         algorithm.pending = state

@@ -8,8 +8,9 @@ from typing import Any, cast
 from torch import Tensor
 
 from agents.policies import CausalLMPolicy
+from agents.seq2seq import Seq2SeqPolicy
 
-__all__ = ["TwoCriticPolicy"]
+__all__ = ["TwoCriticPolicy", "TwoCriticSeq2SeqPolicy"]
 
 
 class TwoCriticPolicy(CausalLMPolicy):
@@ -30,3 +31,7 @@ class TwoCriticPolicy(CausalLMPolicy):
             return super()._values(hidden)
         hidden = hidden.detach() if self.detach_value else hidden
         return cast(Tensor, self.guide_value_net(hidden.float())).squeeze(1)
+
+
+class TwoCriticSeq2SeqPolicy(TwoCriticPolicy, Seq2SeqPolicy):
+    """A `TwoCriticPolicy` over an encoder-decoder model."""

@@ -8,8 +8,8 @@ Two ways of judging a candidate $x = u_1 \dots u_m$ that follows a state $s_1$:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -103,54 +103,65 @@ class Plan:
     left: list[int]
     score: float
 
+    def pop(self) -> int:
+        """Return the next token, and write it."""
+        token = self.left.pop(0)
+        self.row[self.column] = token
+        self.column += 1
+        return token
 
-@dataclass
+
 class Plans:
-    """What each row is about to write.
+    """What texts are about to be continued with.
 
-    A row that does not look as its plan left it was reset, or its turn is over: it gets a new plan.
+    A plan belongs to a text, not to a place in the batch: whichever row looks as a plan left it is
+    continued by that plan, so that rows may come and go from call to call. A text that no plan left
+    is new, or its turn is over: it gets a new plan. Plans of texts that are not shown are dropped.
+
+    Attributes:
+        waiting: unfinished plans, by the bytes of the row they expect; equal rows have one each.
+
+    Args:
+        candidates: utterances to choose among.
     """
 
-    candidates: int
-    plans: dict[int, Plan] = field(default_factory=dict)
+    def __init__(self, candidates: int) -> None:
+        self.candidates = candidates
+        self.waiting: dict[bytes, list[Plan]] = {}
 
     def forget(self) -> None:
         """Drop all plans; they were made with other weights."""
-        self.plans.clear()
+        self.waiting.clear()
 
     def next_tokens(
-        self, policy: ValueGuidedPolicy, tokens: NDArray[np.int64], rows: NDArray[np.int64]
+        self, policy: ValueGuidedPolicy, tokens: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return the next token of each row and how good its utterance is, each `(n,)`.
 
         Args:
             policy: samples and judges.
             tokens: `(n, L)` observations.
-            rows: `(n,)` stable names of the rows.
         """
-        names = rows.tolist()
-        new = [i for i, row in enumerate(names) if not self._fits(row, tokens[i])]
-        if new:
-            self._plan(policy, tokens[new], [names[i] for i in new])
-        actions = np.empty(len(names), dtype=np.int64)
-        scores = np.empty(len(names), dtype=np.float32)
-        for i, row in enumerate(names):
-            plan = self.plans[row]
-            actions[i], scores[i] = plan.left.pop(0), plan.score
-            plan.row[plan.column] = actions[i]
-            plan.column += 1
-        return actions, scores
+        found = [self.waiting.get(row.tobytes(), []) for row in tokens]
+        plans = [same.pop(0) if same else None for same in found]
+        new = [i for i, plan in enumerate(plans) if plan is None]
+        for i, plan in zip(new, self._plan(policy, tokens[new]) if new else [], strict=True):
+            plans[i] = plan
+        self.forget()
+        chosen = cast("list[Plan]", plans)
+        actions = np.array([plan.pop() for plan in chosen], dtype=np.int64)
+        for plan in chosen:
+            if plan.left:
+                self.waiting.setdefault(plan.row.tobytes(), []).append(plan)
+        return actions, np.array([plan.score for plan in chosen], dtype=np.float32)
 
-    def _fits(self, row: int, tokens: NDArray[np.int64]) -> bool:
-        plan = self.plans.get(row)
-        return plan is not None and bool(plan.left) and np.array_equal(plan.row, tokens)
-
-    def _plan(self, policy: ValueGuidedPolicy, tokens: NDArray[np.int64], names: list[int]) -> None:
+    def _plan(self, policy: ValueGuidedPolicy, tokens: NDArray[np.int64]) -> list[Plan]:
         sampled = sample_utterances(policy, np.repeat(tokens, self.candidates, axis=0))
         scores = judge(policy, sampled).reshape(len(tokens), self.candidates)
-        best = scores.argmax(axis=1)
-        for i, name in enumerate(names):
-            j = i * self.candidates + int(best[i])
+        plans = []
+        for i, best in enumerate(scores.argmax(axis=1).tolist()):
+            j = i * self.candidates + best
             first, last = int(sampled.first[j]), int(sampled.last[j])
             left = sampled.tokens[j, first : last + 1].tolist()
-            self.plans[name] = Plan(tokens[i].copy(), first, left, float(scores[i, best[i]]))
+            plans.append(Plan(tokens[i].copy(), first, left, float(scores[i, best])))
+        return plans

@@ -65,8 +65,8 @@ class ValueAlgorithm(OfflineAlgorithm):
         policy_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        require("gamma", gamma, 0 <= gamma <= 1, "in [0, 1]")
-        require("polyak", polyak, 0 < polyak <= 1, "in (0, 1]")
+        require("gamma", gamma, lambda x: 0 <= x <= 1, "in [0, 1]")
+        require("polyak", polyak, lambda x: 0 < x <= 1, "in (0, 1]")
         self.gamma, self.polyak = gamma, polyak
         decided = fixed | {"beta": beta}
         if kwargs.get("_init_setup_model", True):  # a loaded agent is given what was saved

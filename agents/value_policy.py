@@ -27,11 +27,11 @@ from transformers import PreTrainedModel
 
 from agents.base import require, require_whole
 from agents.functional_offline import guided_logits, keep_top
-from agents.policies import CausalLMPolicy
+from agents.policies import CausalLMPolicy, highest_shown
 from agents.utterances import Plans
 from agents.value_networks import ValueTrunk, make_target
 from text_envs.errors import suggest
-from text_envs.lm.action_lm import ActionLM
+from text_envs.lm.action_lm import ActionLM, check_shown
 from text_envs.lm.likelihood import entropy, sample, token_log_probs
 from text_envs.lm.loading import load_lm
 
@@ -64,11 +64,7 @@ class Setting:
 
     def __set__(self, policy: Any, value: Any) -> None:
         """Change it, if it can be used."""
-        try:
-            fine = self.fine(value)
-        except TypeError:  # of a type that has no order
-            fine = False
-        require(self.name, value, fine, self.accepted)
+        require(self.name, value, self.fine, self.accepted)
         policy.arguments[self.name] = value
 
 
@@ -93,9 +89,10 @@ class ValueGuidedPolicy(CausalLMPolicy):
         action_space: as in `CausalLMPolicy`.
         lr_schedule: as in `CausalLMPolicy`.
         variant: what Q is of: "token", every next token; "utterance", a whole utterance.
-        value_model: the value trunk's language model, see `load_lm`, for example a smaller one;
-            None for a copy of the policy's.
-        beta: strength of the guidance.
+        value_model: the value trunk's language model, see `load_lm`, for example a smaller one, or
+            in `policy_kwargs` "scratch" or the sizes of an untrained one; None for a copy of the
+            policy's.
+        beta: strength of the guidance; unused with `candidates`, where Q chooses whole utterances.
         top_k: sample only among so many of the likeliest tokens; None for all.
         top_p: sample only among the likeliest tokens that make up this probability; None for all.
         advantage_clip: keep the advantage within plus or minus this; None for no clip.
@@ -161,6 +158,7 @@ class ValueGuidedPolicy(CausalLMPolicy):
         else:
             trunk = self.actor.like(copy.deepcopy(load_lm(value_model)[0]))
             trunk.check_length(observation_space.shape[0])  # type: ignore[index]
+            check_shown(trunk.lm, highest_shown(observation_space, self.actor.pad_id))
         outputs = self.actor.num_actions if variant == "token" else 1
         self.critic = ValueTrunk(trunk, outputs)
         self.target = make_target(self.critic)
@@ -172,6 +170,12 @@ class ValueGuidedPolicy(CausalLMPolicy):
             **self.optimizer_kwargs,
         )
         self.plans = None if candidates is None else Plans(candidates)
+
+    @property
+    def further_models(self) -> dict[str, PreTrainedModel]:
+        """The value trunk's language model, where it is not a copy of the actor's."""
+        own = self.arguments["value_model"] is not None
+        return {"value_model": self.critic.actor.lm} if own else {}
 
     def set_training_mode(self, mode: bool) -> None:
         """Set the mode; training makes plans obsolete."""
@@ -205,7 +209,7 @@ class ValueGuidedPolicy(CausalLMPolicy):
             FloatingPointError: a model returns numbers that are not finite.
         """
         if self.plans is not None:
-            actions, values = self.plans.next_tokens(self, obs, rows)
+            actions, values = self.plans.next_tokens(self, obs)
             last = obs.shape[1] - 1 - (obs != self.actor.pad_id)[:, ::-1].argmax(axis=1)
             return actions, values, np.full(len(obs), np.nan, dtype=np.float32), last
         with torch.inference_mode():
@@ -234,7 +238,7 @@ class ValueGuidedPolicy(CausalLMPolicy):
         """Return actions `(n,)`; candidates are sampled, `deterministic` or not."""
         if self.plans is not None:
             tokens = cast(Tensor, observation).long().cpu().numpy()
-            actions, _ = self.plans.next_tokens(self, tokens, np.arange(len(tokens)))
+            actions, _ = self.plans.next_tokens(self, tokens)
             return torch.from_numpy(actions)
         logits = self._guided(self._states_of(cast(Tensor, observation)))
         return self._choose(logits, deterministic)[0]

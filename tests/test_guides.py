@@ -316,7 +316,7 @@ def test_models_of_other_tokens_are_refused(
     bpe_tokenizer.save_pretrained(tmp_path)
     with pytest.raises(GuideError, match="does not fit the task.*has the tokenizer HFTokenizer"):
         as_guide(tmp_path, share)
-    with pytest.raises(GuideError, match="knows 14 tokens, the task's texts hold ids up to 15"):
+    with pytest.raises(GuideError, match="knows 14 tokens, the .* texts hold ids up to 15"):
         as_guide(gpt2(14), share)
     with pytest.raises(GuideError, match="its tokenizer is.*the task's WordTokenizer"):
         as_guide(gpt2(16), share, tokenizer=bpe_tokenizer)

@@ -37,7 +37,7 @@ def compute_reward(achieved: Any, desired: Any, info: Any = None) -> Any:
         A float for single goals, else `(B,)` float64.
 
     Raises:
-        ValueError: the two have different shapes.
+        ValueError: the two have different shapes, or one is no goal.
 
     >>> compute_reward(1, 1), compute_reward([[0], [1], [2]], [[0], [0], [2]]).tolist()
     (1.0, [1.0, 0.0, 0.0])
@@ -48,6 +48,12 @@ def compute_reward(achieved: Any, desired: Any, info: Any = None) -> Any:
             f"achieved goals of shape {reached.shape} and desired goals of shape {wanted.shape}; "
             "the shapes must be equal"
         )
+    for name, goals in (("achieved", reached), ("desired", wanted)):
+        if ((goals < int(Goal.WRONG)) | (goals > int(Goal.UNFINISHED))).any():
+            raise ValueError(
+                f"{name} goals are {reached if name == 'achieved' else wanted}; accepted: "
+                f"{', '.join(f'{int(goal)} ({goal.name.lower()})' for goal in Goal)}"
+            )
     # Plain integers: numpy compares with a member of an enumeration several times slower.
     paid = (reached == wanted) & (reached != int(Goal.UNFINISHED))
     if paid.ndim == 0:
@@ -135,7 +141,7 @@ def as_goals(goal: Any, count: int) -> NDArray[np.int64]:
     Raises:
         ValueError: an unknown goal, or another number of them.
     """
-    single = isinstance(goal, str | int | np.integer)
+    single = isinstance(goal, str) or np.ndim(goal) == 0
     goals = [_as_goal(one) for one in ([goal] * count if single else goal)]
     if len(goals) != count:
         raise ValueError(f"option 'goal' has {len(goals)} goals; accepted: one, or {count}")

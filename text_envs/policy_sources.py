@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from text_envs.tasks.base import Task
 from text_envs.tokenizers import Tokenizer
+from text_envs.vocabulary import check_vocabulary, saved_vocabulary
 
 if TYPE_CHECKING:
     from text_envs.lm import ActionLM
@@ -26,6 +27,7 @@ __all__ = [
     "action_lm",
     "agent_scores",
     "check_actions",
+    "check_tokens",
     "is_lm",
     "lm_scores",
     "load_for",
@@ -68,12 +70,18 @@ def load_for(tokenizer: Tokenizer, name: str | os.PathLike[str]) -> Any:
     from text_envs.lm import load_lm
 
     lm, own = load_lm(name)
+    check_vocabulary(f"policy {os.fspath(name)!r}", saved_vocabulary(name), tokenizer)
+    check_tokens(f"policy {os.fspath(name)!r}", own, tokenizer)
+    return lm
+
+
+def check_tokens(name: str, own: Tokenizer | None, tokenizer: Tokenizer) -> None:
+    """Raise a ValueError if a model comes with another tokenizer than `tokenizer`."""
     if own is not None and not _same_tokens(own, tokenizer):
         raise ValueError(
-            f"policy {os.fspath(name)!r} has the tokenizer {own!r}, the task {tokenizer!r}; "
+            f"{name} has the tokenizer {own!r}, the task {tokenizer!r}; "
             "make the environment with tokenizer= of the model"
         )
-    return lm
 
 
 def _same_tokens(one: Any, other: Any) -> bool:
@@ -155,6 +163,7 @@ def agent_scores(policy: Any, name: str, task: Task | Tokenizer) -> Scores:
         ValueError: it has other spaces, or needs more than the observation.
     """
     tokenizer = task.tokenizer if isinstance(task, Task) else task
+    check_vocabulary(f"policy {name}", getattr(policy, "vocabulary", None), tokenizer)
     space, actions = (getattr(policy, f"{kind}_space", None) for kind in ("observation", "action"))
     if actions is not None:
         if not hasattr(actions, "n"):

@@ -135,7 +135,8 @@ def test_farl_without_a_correct_sample_says_so(caplog: Any) -> None:
     with caplog.at_level(logging.WARNING):
         rounds(agent, 2)
     said = [r.message for r in caplog.records if "FARL" in r.message]
-    assert len(said) == 1 and re.search("of 16 texts none is usable: none reached", said[0])
+    assert len(said) == 1
+    assert re.search("of 16 texts .* none is usable: none of these reached", said[0])
     assert torch.equal(weights(agent), before) and agent._n_updates == 0
     ours = rounds(small(HIR, env), 1)
     assert not torch.equal(weights(ours), before)  # of failures alone something can be learnt

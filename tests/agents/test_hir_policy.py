@@ -246,8 +246,11 @@ def test_goals_outside_the_set(goal_policy: Any) -> None:
     obs["desired_goal"][2] = 2  # "unfinished", which no text can be asked for
     with pytest.raises(ValueError, match=r"goal 2 of row 2 has no instruction; accepted: 0\.\.1"):
         policy.predict(obs)
-    with pytest.raises(ValueError, match=r"goal must be in 0\.\.1, got 2"):
+    with pytest.raises(ValueError, match=r"goal must be an integer in 0\.\.1, got 2"):
         policy.goal = 2
+    for goal in (0.5, "correct"):
+        with pytest.raises(ValueError, match=f"goal must be an integer .* got {goal!r}"):
+            policy.goal = goal
     with pytest.raises(ValueError, match="unknown goal 7"):
         env.set_options({"goal": 7})
         env.reset()
@@ -310,7 +313,7 @@ def test_bad_policies_are_explained() -> None:
         make(instructions=[[7], []])
     with pytest.raises(ValueError, match=r"padding \(13\)"):
         make(instructions=[[7], [13]])
-    with pytest.raises(ValueError, match=r"goal must be in 0\.\.1, got 5"):
+    with pytest.raises(ValueError, match=r"goal must be an integer in 0\.\.1, got 5"):
         make(goal=5)
     short = policy_kwargs_for(env, tiny_gpt2(16, positions=13), instructions=[[1, 2, 3], [4]])
     space, actions = env.observation_space, env.action_space

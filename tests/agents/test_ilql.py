@@ -342,7 +342,7 @@ def test_same_seed_same_run() -> None:
 
 
 def test_a_smaller_value_model(tmp_path: Path) -> None:
-    small = tiny_gpt2(6, positions=16, width=8, seed=5)
+    small = tiny_gpt2(8, positions=16, width=8, seed=5)
     before = copy.deepcopy(small.state_dict())
     agent = echo_agent(policy_kwargs={"value_model": small})
     assert agent.policy.critic.actor.hidden_size == 8 < agent.policy.actor.hidden_size
@@ -350,7 +350,7 @@ def test_a_smaller_value_model(tmp_path: Path) -> None:
     for key, value in small.state_dict().items():
         assert torch.equal(value, before[key]), "the model that was passed is left alone"
     agent.save(tmp_path / "agent")
-    again = ILQL.load(tmp_path / "agent", device="cpu", policy_kwargs={"value_model": small})
+    again = ILQL.load(tmp_path / "agent", device="cpu")
     assert torch.equal(vector(again.policy.critic), vector(agent.policy.critic))
 
 

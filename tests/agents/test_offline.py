@@ -401,11 +401,11 @@ def test_a_loaded_agent_refuses_other_tokens(
     assert renamed.tokens.shape[1:] == data.tokens.shape[1:]
     make(data).save(tmp_path / "agent")
     given = {"env": None if env is None else other, "device": "cpu"}
-    with pytest.raises(DatasetError, match="has another tokenizer than the saved BC"):
+    with pytest.raises(DatasetError, match="another tokenizer"):
         BC.load(tmp_path / "agent", dataset=renamed, **given)
     # What an agent was trained with is not forgotten by loading and saving without it.
     BC.load(tmp_path / "agent", device="cpu").save(tmp_path / "again")
-    with pytest.raises(DatasetError, match="has another tokenizer than the saved BC"):
+    with pytest.raises(DatasetError, match="another tokenizer"):
         BC.load(tmp_path / "again", dataset=renamed, **given)
     BC.load(tmp_path / "again", dataset=data, device="cpu").learn(20)
 

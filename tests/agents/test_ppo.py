@@ -325,13 +325,13 @@ def test_learning_rate_schedule(make_agent: Any) -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"batch_size": 99}, "batch_size=99 counts sequences .* n_episodes=16"),
-        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": 99}, "batch_size must be 1..n_episodes=16 sequences, got 99"),
+        ({"batch_size": 0}, "batch_size must be .* got 0"),
         (
             {"n_episodes": 20},
             r"n_episodes=20 over 8 environments is 2.50 .* nearest n_episodes: 16",
         ),
-        ({"n_episodes": 0, "batch_size": 0}, "batch_size=0"),
+        ({"n_episodes": 0, "batch_size": 0}, "n_episodes must be an integer of at least 1, got 0"),
         ({"kl_coef": -0.1}, "kl_coef must be at least 0, got -0.1"),
         ({"kl_target": 3.0}, "0 stays 0"),
         ({"kl_coef": 0.1, "kl_target": 0.0}, "kl_target must be None or above 0, got 0.0"),
@@ -340,7 +340,7 @@ def test_learning_rate_schedule(make_agent: Any) -> None:
         ({"clip_range": 0.0}, "clip_range must be above 0 or a schedule, got 0.0"),
         ({"clip_range_vf": -1.0}, "clip_range_vf"),
         ({"ent_coef": -1.0}, "ent_coef"),
-        ({"n_epochs": 0}, "n_epochs must be at least 1, got 0"),
+        ({"n_epochs": 0}, "n_epochs must be an integer of at least 1, got 0"),
         ({"target_kl": 0.0}, "target_kl"),
         ({"max_grad_norm": 0.0}, "max_grad_norm"),
         ({"num_envs": 3}, "num_envs=3 is for environments given by id; this one has 8"),

@@ -356,18 +356,42 @@ def test_choosing_among_utterances_raises_what_is_chosen_for() -> None:
     assert means == sorted(means) and means[0] < means[2]
 
 
-def test_plans_belong_to_rows_and_weights() -> None:
+def test_plans_belong_to_texts_and_weights() -> None:
     env = text_envs.make_sb3(Echo(), num_envs=2, seed=0)
     policy = guided_on(env, variant="utterance")
     assert policy.plans is not None and policy.plans.candidates == 4
     obs: Any = env.reset()
     policy.predict(obs)
-    assert set(policy.plans.plans) == {0, 1}
+    waiting = [plan for same in policy.plans.waiting.values() for plan in same]
+    assert len(waiting) == 2 and all(plan.left for plan in waiting)
     policy.set_training_mode(True)
-    assert not policy.plans.plans
+    assert not policy.plans.waiting
     policy.predict(obs)
     again, _ = policy.predict(obs)  # the rows did not move on: nothing is left of the old plans
     assert again.shape == (2,)
+
+
+def test_a_plan_is_followed_wherever_its_text_stands() -> None:
+    """Rows that come, go and change places leave the utterances that are being written alone."""
+    env = text_envs.make_sb3(Echo(max_tokens=12), num_envs=3, seed=1)
+    policy = guided_on(env, variant="utterance", candidates=2, max_turn_tokens=None)
+    assert policy.plans is not None
+    obs: Any = env.reset()
+    obs[2] = obs[0]  # equal texts have a plan each
+    pad, order = env.get_attr("tokenizer")[0].pad_id, [2, 1, 0]
+    for _ in range(20):
+        actions, _ = policy.predict(obs)
+        waiting = policy.plans.waiting
+        for row in range(3):
+            obs[row, np.flatnonzero(obs[row] != pad)[-1] + 1] = actions[row]
+        if all(row.tobytes() in waiting for row in obs):
+            break
+        obs = env.reset()  # an utterance of one token
+    left = {key: [plan.left[0] for plan in same] for key, same in waiting.items()}
+    shown = obs[order[:2]]
+    actions, _ = policy.predict(shown)
+    assert all(a in left[row.tobytes()] for a, row in zip(actions, shown, strict=True))
+    assert sum(map(len, policy.plans.waiting.values())) <= 2  # the third is forgotten
     single, _ = policy.predict(obs[0])
     assert single.shape == ()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import shutil
@@ -15,11 +16,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from dataset_strategies import FINITE, TEXT, columns
+from gymnasium.wrappers import ClipReward
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from text_envs import Role, datasets
 from text_envs.datasets import EpisodeDataset, from_minari, recipe, to_minari
+from text_envs.datasets.minari_episodes import CHECKSUM, checksum_of_facts
 from text_envs.errors import DatasetError
 from text_envs.reference import normalised_score
 from text_envs.tasks.toy import Toy
@@ -131,6 +134,36 @@ def chunk_of(path: Path, name: str) -> int:
         return int(file[name].id.get_chunk_info(0).byte_offset)
 
 
+def sealed_anew(exported: Any) -> Any:
+    """Return a data set whose file was altered, and whose digests somebody has made fit."""
+    storage = exported.storage
+    entry = {k: v for k, v in storage.metadata["text_envs"].items() if k != CHECKSUM}
+    content = (storage.data_path / "main_data.hdf5").read_bytes()
+    entry["sha256"] = hashlib.sha256(content).hexdigest()
+    storage.update_metadata({"text_envs": {**entry, CHECKSUM: checksum_of_facts(entry)}})
+    return exported
+
+
+def test_a_damaged_file_is_not_given_to_hdf5(walks: EpisodeDataset) -> None:
+    """A flipped bit where HDF5 keeps its texts could hang the process or end it."""
+    exported = to_minari(walks, new_id())
+    path = exported.storage.data_path / "main_data.hdf5"
+    content = bytearray(path.read_bytes())
+    content[content.rfind(b"GCOL") + 9] ^= 4
+    path.write_bytes(content)
+    for source in (exported.id, exported):
+        with pytest.raises(DatasetError, match=f"^{exported.id}: main_data.hdf5 is damaged"):
+            from_minari(source)
+
+
+def test_an_episode_without_a_checksum_is_refused(walks: EpisodeDataset) -> None:
+    exported = to_minari(walks, new_id())
+    with h5py.File(exported.storage.data_path / "main_data.hdf5", "a") as file:
+        del file["episode_3"].attrs[CHECKSUM]
+    with pytest.raises(DatasetError, match="episode 3: .*its checksum does not fit"):
+        from_minari(sealed_anew(exported))
+
+
 @pytest.mark.parametrize(
     "name",
     ["observations", "actions", "rewards", "truncations", "infos/roles", "infos/example_index"],
@@ -143,6 +176,9 @@ def test_damaged_values_are_reported(walks: EpisodeDataset, name: str) -> None:
     at, content = chunk_of(path, f"episode_4/{name}"), bytearray(path.read_bytes())
     content[at + 2] ^= 4
     path.write_bytes(content)
+    with pytest.raises(DatasetError, match=f"^{exported.id}: main_data.hdf5 is damaged"):
+        datasets.load(exported.id)
+    sealed_anew(exported)
     message = "cannot be read" if name in ("observations", "infos/roles") else "episode 4"
     with pytest.raises(DatasetError, match=f"^{exported.id}: .*{message}"):
         datasets.load(exported.id)
@@ -161,11 +197,12 @@ def test_values_changed_through_hdf5_are_reported(walks: EpisodeDataset) -> None
         with h5py.File(exported.storage.data_path / "main_data.hdf5", "a") as file:
             file[f"episode_0/{name}"][where] += 1
         with pytest.raises(DatasetError, match=f"episode 0: .*{message}"):
-            from_minari(exported)
+            from_minari(sealed_anew(exported))
     exported = to_minari(walks, new_id())
     with h5py.File(exported.storage.data_path / "main_data.hdf5", "a") as file:
         file["episode_2/rewards"].resize((3,))
         del file["episode_5/infos/roles"]
+    sealed_anew(exported)
     with pytest.raises(DatasetError, match="episode 2: rewards has 3 steps"):
         from_minari(exported)
     with pytest.raises(DatasetError, match="infos has no 'roles'"):
@@ -220,9 +257,19 @@ def test_reference_scores_are_not_those_of_other_rewards() -> None:
     longer = datasets.rescore(toy, "length", "text_envs/Toy-v0")
     both = datasets.merge([toy, longer])
     assert "ref_max_score" in to_minari(toy, new_id()).storage.metadata
-    for data in (longer, both):
+    nested = datasets.merge([both, toy])
+    cut = datasets.collect("text_envs/Maze-v0", "expert", 2, max_episode_steps=6)
+    clipped = datasets.collect(ClipReward(gym.make("text_envs/Maze-v0"), -0.5, 0.0), "expert", 2)
+    for data in (longer, both, nested, cut, clipped):
         stored = to_minari(data, new_id()).storage.metadata
         assert stored.get("ref_min_score") is stored.get("ref_max_score") is None
+
+
+def test_episodes_of_another_environment_are_refused() -> None:
+    """Their tokens and columns fit; their rewards would be measured by other players."""
+    data = recipe("reviews", 2)
+    with pytest.raises(DatasetError, match="recorded in text_envs/Reviews-v0, and env is"):
+        to_minari(data, new_id(), "text_envs/LikelihoodContinuation-v0")
 
 
 def test_cut_files_are_reported(walks: EpisodeDataset) -> None:
@@ -232,7 +279,8 @@ def test_cut_files_are_reported(walks: EpisodeDataset) -> None:
         content = path.read_bytes()
         for size in sizes:
             path.write_bytes(content[:size])
-            message = f"^{exported.id}: the Minari data set cannot be read"
+            what = "main_data.hdf5 is damaged" if "hdf5" in name else "the Minari data set cannot"
+            message = f"^{exported.id}: {what}"
             with pytest.raises(DatasetError, match=message):
                 datasets.load(exported.id)
         path.write_bytes(content)

@@ -381,8 +381,8 @@ def fingerprint(task: Any) -> dict[str, Any]:
 
 
 def test_fingerprints_of_transformers_tokenizers_and_of_unhashable_ones(bpe_tokenizer: Any) -> None:
-    from text_envs.datasets.facts import tokenizer_facts
     from text_envs.tokenizers import HFTokenizer, WordTokenizer
+    from text_envs.vocabulary import tokenizer_facts
 
     one, two = tokenizer_facts(HFTokenizer(bpe_tokenizer)), tokenizer_facts(WordTokenizer(["a"]))
     assert one["kind"] == "HFTokenizer" and one["sha256"] != two["sha256"]

@@ -142,10 +142,14 @@ class _Predict:
 
     def __init__(self, policy: Any, deterministic: bool) -> None:
         self.policy, self.deterministic = policy, deterministic
+        # Of an agent that writes whole utterances, see `agents.value_policy`.
+        self.plans = getattr(getattr(policy, "policy", policy), "plans", None) is not None
         self.group = _Group()
 
     def __call__(self, obs: Any, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         shown, asked = self.group.of(rows)
+        if self.plans:  # nothing can be planned for a text that is over
+            shown, asked = rows, np.ones(len(rows), dtype=bool)
         chosen = self.policy.predict(_rows_of(obs, shown), deterministic=self.deterministic)
         # Stable-Baselines3 returns the state of a recurrent policy too.
         actions = np.asarray(chosen[0] if isinstance(chosen, tuple) else chosen)

@@ -13,8 +13,6 @@ seed, policy       of the recording
 from __future__ import annotations
 
 import dataclasses
-import functools
-import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +22,12 @@ import numpy as np
 from text_envs.errors import DatasetError
 from text_envs.tasks.base import Task
 from text_envs.types import Role
+from text_envs.vocabulary import tokenizer_facts
 
 if TYPE_CHECKING:
     from text_envs.datasets.store import EpisodeDataset
 
-__all__ = ["check_compatible", "describe", "env_spec", "task_of", "tokenizer_facts"]
+__all__ = ["check_compatible", "describe", "env_spec", "task_of"]
 
 # Arguments of `make_vec` that say nothing of the episodes.
 _OF_VECTORS = ("num_envs", "vectorization_mode", "autoreset_mode", "vector_kwargs", "render_mode")
@@ -108,44 +107,6 @@ def _as_json(spec: gym.envs.registration.EnvSpec | None) -> dict[str, Any] | Non
     except (TypeError, ValueError):
         return None
     return plain
-
-
-def tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
-    """Return what tells one vocabulary from another: special ids, sizes and a digest of words.
-
-    Args:
-        tokenizer: a `text_envs.tokenizers.Tokenizer`.
-    """
-    try:
-        return dict(_facts(tokenizer))
-    except TypeError:  # a tokenizer that cannot be hashed
-        return dict(_facts.__wrapped__(tokenizer))
-
-
-@functools.lru_cache(maxsize=16)
-def _facts(tokenizer: Any) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    for word in _words(tokenizer):
-        digest.update(f"{len(word)}:{word}".encode("utf-8", "surrogatepass"))
-    digest.update(np.packbits(np.asarray(tokenizer.forbidden, dtype=bool)).tobytes())
-    return {
-        "kind": type(tokenizer).__name__,
-        "vocab_size": int(tokenizer.vocab_size),
-        "num_actions": int(tokenizer.num_actions),
-        "pad_id": int(tokenizer.pad_id),
-        "eos_id": int(tokenizer.eos_id),
-        "bos_id": None if tokenizer.bos_id is None else int(tokenizer.bos_id),
-        "sha256": digest.hexdigest(),
-    }
-
-
-def _words(tokenizer: Any) -> list[str]:
-    if hasattr(tokenizer, "words"):
-        return list(tokenizer.words)
-    if hasattr(tokenizer, "hf"):
-        known = sorted((i, word) for word, i in tokenizer.hf.get_vocab().items())
-        return [f"{i} {word}" for i, word in known]
-    return [tokenizer.decode([i]) for i in range(tokenizer.vocab_size)]
 
 
 def check_compatible(dataset: EpisodeDataset, env: Any) -> None:

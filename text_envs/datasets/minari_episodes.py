@@ -112,12 +112,14 @@ def checksum_of_facts(facts: Mapping[str, Any]) -> int:
     return zlib.crc32(json.dumps(facts, sort_keys=True).encode())
 
 
-def read_episodes(name: str, opened: Any) -> Iterator[dict[str, Any]]:
+def read_episodes(name: str, opened: Any, *, sealed: bool) -> Iterator[dict[str, Any]]:
     """Yield the episodes that a data set of Minari selects, checked.
 
     Args:
         name: of the data set, for messages.
         opened: a `minari.MinariDataset`.
+        sealed: whether every episode must have a checksum; those of several sets that Minari
+            combined may have none.
 
     Raises:
         DatasetError: an episode contradicts itself or its checksum, or lacks what is needed.
@@ -133,7 +135,7 @@ def read_episodes(name: str, opened: Any) -> Iterator[dict[str, Any]]:
                     "can be read"
                 )
         episode = _compact(where, data, infos)
-        if facts.get(CHECKSUM, checksum(episode)) != checksum(episode):
+        if facts.get(CHECKSUM, None if sealed else checksum(episode)) != checksum(episode):
             raise DatasetError(f"{where}: it has been altered: its checksum does not fit")
         yield episode
 

@@ -4,15 +4,18 @@ What stands where is told in `text_envs.datasets.minari_episodes`; the metadata 
 the entry `text_envs` of Minari's. Both directions work on one episode at a time, and the arrays
 that repeat a text at every step are compressed.
 
-An episode read back must repeat itself step by step as written, and fit the checksum that was
-written with it: a damaged data set is refused, never half-read.
+The file of episodes must have the digest that was written with it, looked at before HDF5, which
+damaged bytes can hang or crash; an episode read back must repeat itself step by step as written,
+and fit its own checksum: a damaged data set is refused, never half-read.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -35,7 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["from_minari", "to_minari"]
 
-_ENTRY = "text_envs"
+_ENTRY, _DIGEST = "text_envs", "sha256"
+_FILE = "main_data.hdf5"
 
 
 def to_minari(
@@ -68,6 +72,7 @@ def to_minari(
     check_compatible(dataset, made)
     if not isinstance(made.observation_space, gym.spaces.Box):
         raise DatasetError(f"{spec.id} observes goals too, of which episodes here keep no record")
+    _check_env(dataset, spec)
     pad = int(made.unwrapped.tokenizer.pad_id)  # type: ignore[attr-defined]
     made.close()
     _check_storable(dataset)
@@ -78,8 +83,7 @@ def to_minari(
     defaults = {
         "algorithm_name": policy if isinstance(policy, str) else "unknown",
         "requirements": [f"text_envs>={describe(spec.id)['text_envs_version']}"],
-        # Rewards given afterwards are no measure of the environment's players.
-        **({} if _rescored(dataset) else _scores(spec)),
+        **_scores(dataset, spec),
     }
     try:
         with warnings.catch_warnings():
@@ -112,7 +116,9 @@ def from_minari(source: str | MinariDataset) -> EpisodeDataset:
         opened = minari.load_dataset(source) if isinstance(source, str) else source
         entry = _entry_of(name, opened)
         metadata = _described(opened) if entry is None else entry["metadata"]
-        episodes = list(read_episodes(name, opened))
+        if entry is not None:
+            _check_file(name, entry, opened.storage)
+        episodes = list(read_episodes(name, opened, sealed=entry is not None))
     except DatasetError:
         raise
     except FileNotFoundError as error:
@@ -175,18 +181,42 @@ def _spec(dataset: EpisodeDataset, env: Any) -> gym.envs.registration.EnvSpec:
     return spec
 
 
-def _rescored(dataset: EpisodeDataset) -> bool:
-    every = [dataset.metadata, *dataset.metadata.get("merged", [])]
-    return any("rescored" in facts for facts in every)
+def _check_env(dataset: EpisodeDataset, spec: gym.envs.registration.EnvSpec) -> None:
+    """Refuse episodes of another environment, though its tokens be the same."""
+    theirs = dataset.metadata.get("env_id")
+    if theirs is not None and theirs != spec.id:
+        raise DatasetError(
+            f"{dataset.source or 'data set'}: it was recorded in {theirs}, and env is {spec.id}; "
+            f"accepted: env={theirs!r}, with the arguments it was recorded with"
+        )
 
 
-def _scores(spec: gym.envs.registration.EnvSpec) -> dict[str, float]:
-    """Return the reference scores of an environment with its default arguments."""
+def _as_registered(facts: Mapping[str, Any]) -> bool:
+    """Return whether episodes were played, and paid, in an environment with default arguments."""
+    merged = facts.get("merged", [])
+    if "rescored" in facts or not all(_as_registered(part) for part in merged):
+        return False
+    spec = facts.get("env_spec")
+    return spec is None or _is_default(gym.envs.registration.EnvSpec.from_json(json.dumps(spec)))
+
+
+def _is_default(spec: gym.envs.registration.EnvSpec) -> bool:
+    registered = gym.registry.get(spec.id)
+    return (
+        registered is not None
+        and registered.kwargs == spec.kwargs
+        and registered.max_episode_steps == spec.max_episode_steps
+        and not spec.additional_wrappers
+    )
+
+
+def _scores(dataset: EpisodeDataset, spec: gym.envs.registration.EnvSpec) -> dict[str, float]:
+    """Return the reference scores, if the episodes are measured as the players of them were."""
     from text_envs.reference import (
         reference_scores,  # whose demonstrations are kept in this package
     )
 
-    if spec.id not in gym.registry or gym.spec(spec.id).kwargs != spec.kwargs:
+    if not _is_default(spec) or not _as_registered(dataset.metadata):
         return {}
     try:
         scores = reference_scores(spec.id)
@@ -235,8 +265,26 @@ def _write(storage: Any, dataset: EpisodeDataset, pad: int) -> None:
     storage.update_episodes(buffers(dataset, pad))
     sums = [{CHECKSUM: checksum(episode_of(dataset, i))} for i in range(len(dataset))]
     storage.update_episode_metadata(sums)
-    entry = {"metadata": dict(dataset.metadata), "columns": list(dataset.columns)}
+    entry = {
+        "metadata": dict(dataset.metadata),
+        "columns": list(dataset.columns),
+        _DIGEST: _digest(storage),
+    }
     storage.update_metadata({_ENTRY: {**entry, CHECKSUM: checksum_of_facts(entry)}})
+
+
+def _digest(storage: Any) -> str:
+    with open(storage.data_path / _FILE, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_file(name: str, entry: dict[str, Any], storage: Any) -> None:
+    found = _digest(storage)
+    if entry.get(_DIGEST) != found:
+        raise DatasetError(
+            f"{name}: {_FILE} is damaged, or not the one that was exported: its SHA-256 is "
+            f"{found[:12]}..., not {str(entry.get(_DIGEST))[:12]}..."
+        )
 
 
 def _make_compressed(storage: Any, dataset: EpisodeDataset) -> None:
@@ -245,7 +293,7 @@ def _make_compressed(storage: Any, dataset: EpisodeDataset) -> None:
 
     width = dataset.tokens.shape[1]
     steps = dataset.action_mask.sum(axis=1) + 1
-    with h5py.File(storage.data_path / "main_data.hdf5", "a") as file:
+    with h5py.File(storage.data_path / _FILE, "a") as file:
         for episode, count in enumerate(steps.tolist()):
             group = file.create_group(f"episode_{episode}")
             for where, name, dtype in (

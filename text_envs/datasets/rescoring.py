@@ -104,6 +104,12 @@ def rescore(
 
 def _check(episodes: EpisodeDataset, task_or_env: Any, task: Task) -> None:
     check_compatible(episodes, task_or_env)
+    theirs = episodes.metadata.get("task")
+    ours = f"{type(task).__module__}:{type(task).__qualname__}"
+    if theirs is not None and theirs != ours:
+        raise DatasetError(
+            f"{episodes.source or 'data set'}: its episodes are of the task {theirs}, not of {ours}"
+        )
     largest = int(episodes.example_indices.max(initial=-1))
     if largest >= len(task):
         raise DatasetError(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ class EpisodeDataset:
     rewards: NDArray[np.float64]
     example_indices: NDArray[np.int64]
     finish_reasons: tuple[str, ...]
-    truncated: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    truncated: NDArray[np.bool_] = cast(Any, None)  # which becomes False for every episode
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""

@@ -31,7 +31,7 @@ def normalised(fields: Mapping[str, Any]) -> dict[str, Any]:
     tokens = check.rows("tokens", fields["tokens"], None, "iu", np.int64)
     count = len(tokens)
     truncated = fields["truncated"]
-    if len(truncated) == 0:
+    if truncated is None:
         truncated = np.zeros(count, dtype=bool)
     typed: dict[str, Any] = {
         "tokens": tokens,
@@ -88,6 +88,8 @@ class _Checks:
         return array.astype(dtype, copy=False)
 
     def _same_rows(self, field: str, given: Any, tokens: NDArray[np.int64]) -> None:
+        if not hasattr(given, "__len__"):
+            raise self.error(f"{field} must have the shape (B, L), got {given!r}")
         if len(given) != len(tokens):
             raise self.error(f"{field} has {len(given)} episodes, tokens has {len(tokens)}")
         if isinstance(given, np.ndarray) and given.shape == tokens.shape:

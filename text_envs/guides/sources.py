@@ -15,6 +15,7 @@ from text_envs.guides.sampler import Sampler
 from text_envs.policies import PolicyFunction, as_log_probs
 from text_envs.tasks.base import Task
 from text_envs.tokenizers import Tokenizer, load_tokenizer
+from text_envs.vocabulary import check_vocabulary
 
 __all__ = ["BlackBox", "Script", "as_guide"]
 
@@ -183,6 +184,8 @@ def _policy(source: Any, task: Task, tokenizer: Any) -> PolicyFunction:
         own = _tokenizer_of(source) if tokenizer is None else load_tokenizer(tokenizer)
         if own is not None and own != task.tokenizer:
             raise ValueError(_other_tokens(own, task.tokenizer))
+        learnt = getattr(getattr(source, "policy", source), "vocabulary", None)
+        check_vocabulary("it", learnt, task.tokenizer)
         _check_embeddings(source, task)
         return as_log_probs(_frozen(source), task)
     except ValueError as error:
@@ -213,14 +216,10 @@ def _check_embeddings(source: Any, task: Task) -> None:
     lm = getattr(source, "lm", source)
     if not hasattr(lm, "get_input_embeddings") or not hasattr(lm, "config"):
         return
-    rows = int(lm.get_input_embeddings().weight.shape[0])
+    from text_envs.lm.action_lm import check_shown
+
     tokenizer = task.tokenizer
-    highest = max(i for i in range(tokenizer.vocab_size) if i != tokenizer.pad_id)
-    if rows <= highest:
-        raise ValueError(
-            f"it knows {rows} tokens, the task's texts hold ids up to {highest}: both need the "
-            "same tokenizer"
-        )
+    check_shown(lm, max(i for i in range(tokenizer.vocab_size) if i != tokenizer.pad_id))
 
 
 def _frozen(source: Any) -> Any:

@@ -22,7 +22,7 @@ from text_envs.lm.cache import CachedDecoder
 from text_envs.lm.encoding import encode
 from text_envs.lm.likelihood import entropy, linear_log_probs, token_log_probs
 
-__all__ = ["ActionLM", "check_vocabulary"]
+__all__ = ["ActionLM", "check_shown", "check_vocabulary"]
 
 logger = logging.getLogger(__name__)
 
@@ -343,4 +343,17 @@ def check_vocabulary(lm: PreTrainedModel, rows: int, num_actions: int) -> None:
         raise ValueError(
             f"{type(lm).__name__} knows {rows} tokens, the environment has {num_actions} "
             "actions: model and environment need the same tokenizer"
+        )
+
+
+def check_shown(lm: PreTrainedModel, highest: int) -> None:
+    """Raise a ValueError if a model has no embedding for ids up to `highest`.
+
+    Prompts and replies may hold ids beyond those of the actions.
+    """
+    rows = int(cast(nn.Embedding, lm.get_input_embeddings()).weight.shape[0])
+    if rows <= highest:
+        raise ValueError(
+            f"{type(lm).__name__} knows {rows} tokens, the environment's texts hold ids up to "
+            f"{highest}: model and environment need the same tokenizer"
         )

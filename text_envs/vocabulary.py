@@ -1,0 +1,92 @@
+"""What tells one vocabulary from another, and whether a model learnt with that of a task.
+
+Two tokenizers of the same size make spaces that nobody can tell apart, and a model of the one
+writes nonsense with the other. So agents keep the facts of the tokenizer that they learn with, save
+them, and whoever uses an agent for a task compares.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["check_vocabulary", "saved_vocabulary", "tokenizer_facts"]
+
+
+def tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
+    """Return what tells one vocabulary from another: special ids, sizes and a digest of words.
+
+    Args:
+        tokenizer: a `text_envs.tokenizers.Tokenizer`.
+    """
+    try:
+        return dict(_facts(tokenizer))
+    except TypeError:  # a tokenizer that cannot be hashed
+        return dict(_facts.__wrapped__(tokenizer))
+
+
+@functools.lru_cache(maxsize=16)
+def _facts(tokenizer: Any) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for word in _words(tokenizer):
+        digest.update(f"{len(word)}:{word}".encode("utf-8", "surrogatepass"))
+    digest.update(np.packbits(np.asarray(tokenizer.forbidden, dtype=bool)).tobytes())
+    return {
+        "kind": type(tokenizer).__name__,
+        "vocab_size": int(tokenizer.vocab_size),
+        "num_actions": int(tokenizer.num_actions),
+        "pad_id": int(tokenizer.pad_id),
+        "eos_id": int(tokenizer.eos_id),
+        "bos_id": None if tokenizer.bos_id is None else int(tokenizer.bos_id),
+        "sha256": digest.hexdigest(),
+    }
+
+
+def _words(tokenizer: Any) -> list[str]:
+    if hasattr(tokenizer, "words"):
+        return list(tokenizer.words)
+    if hasattr(tokenizer, "hf"):
+        known = sorted((i, word) for word, i in tokenizer.hf.get_vocab().items())
+        return [f"{i} {word}" for i, word in known]
+    return [tokenizer.decode([i]) for i in range(tokenizer.vocab_size)]
+
+
+def saved_vocabulary(source: Any) -> dict[str, Any] | None:
+    """Return the facts that a saved agent or policy keeps of its tokenizer.
+
+    Args:
+        source: the folder it was saved to; of anything else nothing is known.
+    """
+    if not isinstance(source, str | os.PathLike):
+        return None
+    config = Path(source) / "config.json"
+    if not config.is_file():
+        return None
+    facts = json.loads(config.read_bytes()).get("tokenizer")
+    return facts if isinstance(facts, dict) and "sha256" in facts else None
+
+
+def check_vocabulary(name: str, theirs: Mapping[str, Any] | None, tokenizer: Any) -> None:
+    """Refuse what learnt with other words than those of `tokenizer`.
+
+    Args:
+        name: what is checked, for the message.
+        theirs: facts of its tokenizer; None where nobody knows them, and nothing is refused.
+        tokenizer: a `text_envs.tokenizers.Tokenizer`.
+
+    Raises:
+        ValueError: the facts differ.
+    """
+    ours = tokenizer_facts(tokenizer)
+    if theirs is not None and dict(theirs) != ours:
+        raise ValueError(
+            f"{name} learnt with another tokenizer, {dict(theirs)}; the environment has {ours}; "
+            "accepted: an environment made with the tokenizer of the model"
+        )
