@@ -19,6 +19,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 from transformers import PreTrainedModel
 
+from agents.checks import require, require_weight, require_whole
 from agents.envs import as_vec_env, policy_kwargs_for
 from agents.functional import adaptive_kl_coefficient, kl_k1, kl_k3, masked_mean
 from agents.group_rollouts import collect_groups
@@ -89,7 +90,7 @@ class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
     ) -> None:
         require_whole("n_episodes", n_episodes)
         require_whole("group_size", group_size)
-        require("kl_coef", kl_coef, lambda x: x >= 0, "at least 0")
+        require_weight("kl_coef", kl_coef)
         require("kl_horizon", kl_horizon, lambda x: x > 0, "above 0")
         require("kl_target", kl_target, lambda x: x is None or x > 0, "None or above 0")
         if kl_target is not None and kl_coef == 0:
@@ -249,35 +250,3 @@ class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
 def _nearest_divisor(count: int, wanted: int) -> int:
     divisors = [k for k in range(1, count + 1) if count % k == 0]
     return min(divisors, key=lambda k: abs(k - wanted))
-
-
-def require_whole(name: str, value: object, least: int = 1) -> None:
-    """Raise a ValueError unless `value` is an integer of at least `least`."""
-    whole = isinstance(value, int | np.integer) and value >= least
-    require(name, value, bool(whole), f"an integer of at least {least}")
-
-
-def require_batch(batch_size: object, n_episodes: int, none: bool = True) -> None:
-    """Raise a ValueError unless `batch_size` is a number of sequences of a roll-out, or `None`."""
-    require_whole("n_episodes", n_episodes)
-    fits = isinstance(batch_size, int | np.integer) and 1 <= batch_size <= n_episodes
-    accepted = f"{'None or ' if none else ''}1..n_episodes={n_episodes} sequences"
-    require("batch_size", batch_size, bool(fits) or (none and batch_size is None), accepted)
-
-
-def require(name: str, value: Any, fine: bool | Callable[[Any], bool], accepted: str) -> None:
-    """Raise a ValueError that names the argument, its value and what is accepted.
-
-    Args:
-        name: of the argument.
-        value: what it got.
-        fine: whether that can be used; or a function that tells, and fails for a value of a type
-            that has no order.
-        accepted: words for what can be used.
-    """
-    try:
-        usable = fine(value) if callable(fine) else fine
-    except TypeError:
-        usable = False
-    if not usable:
-        raise ValueError(f"{name} must be {accepted}, got {value!r}")

@@ -53,7 +53,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
 from agents import functional_offline as F
-from agents.base import require
+from agents.checks import require_weight
 from agents.offline_batches import OfflineBatch
 from agents.policies import CausalLMPolicy
 from agents.value_learning import ValueAlgorithm, pad, statistics
@@ -111,7 +111,7 @@ class CQL(ValueAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        require("cql_weight", cql_weight, lambda x: x >= 0, "at least 0")
+        require_weight("cql_weight", cql_weight)
         self.cql_weight = cql_weight
         super().__init__(
             policy,

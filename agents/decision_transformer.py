@@ -52,8 +52,8 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
-from agents.base import require_whole
 from agents.bc import BC
+from agents.checks import require_whole
 from agents.offline_batches import OfflineBatch
 from agents.policies import CausalLMPolicy
 from agents.return_conditioned import ReturnConditionedPolicy, return_levels

@@ -71,16 +71,18 @@ for conditional models), 2206.00761, 2112.00791; Go et al. 2023 (f-DPG), 2302.08
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections import defaultdict
-from typing import Any
+from typing import Any, Self, cast
 
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
-from agents.base import EpisodicAlgorithm, require, require_batch, require_whole
+from agents.base import EpisodicAlgorithm
+from agents.checks import require, require_batch, require_whole
 from agents.functional_dpg import (
     DIVERGENCES,
     dpg_weights,
@@ -93,6 +95,7 @@ from agents.normalisers import CoverageWarnings, Normalisers, warn_about_one_nor
 from agents.policies import CausalLMPolicy
 from agents.rollouts import Rollout, collect_episodes, score
 from agents.targets import MomentTarget, make_target
+from text_envs.rewards.base import label
 
 __all__ = ["DPG"]
 
@@ -107,7 +110,8 @@ class DPG(EpisodicAlgorithm):
     agent.learn(100_000, progress_bar=True)
     ```
 
-    Exactly one of `beta`, `accept` and `moments` says what the target is.
+    Exactly one of `beta`, `accept` and `moments` says what the target is; or the last two, for
+    moments among the texts that pass.
 
     Args:
         policy: `"CausalLMPolicy"` or a subclass of it.
@@ -180,7 +184,10 @@ class DPG(EpisodicAlgorithm):
         enough = fit_episodes is None or fit_episodes >= 1
         require("fit_episodes", fit_episodes, enough, "None or at least 1")
         require_batch(batch_size, n_episodes)
-        self.beta, self.accept, self.moments = beta, accept, moments
+        excludes = accept is not None and divergence in ("reverse_kl", "reverse_chi2")
+        accepted = "'kl', 'tv', 'js' or 'chi2' with accept, which excludes texts: it is infinite"
+        require("divergence", divergence, not excludes, accepted)
+        self._given = {"beta": beta, "accept": accept, "moments": moments}
         self.divergence, self.baseline, self.batch_size = divergence, baseline, batch_size
         self.proposal, self.proposal_interval = proposal, proposal_interval
         self.fit_episodes = fit_episodes
@@ -210,6 +217,22 @@ class DPG(EpisodicAlgorithm):
             _init_setup_model=_init_setup_model,
         )
 
+    # Read-only, because the target was made of them; saved like any argument.
+    @property
+    def beta(self) -> float | None:
+        """The temperature of the target, if it is one of rewards."""
+        return cast("float | None", self._given["beta"])
+
+    @property
+    def accept(self) -> float | None:
+        """The bar of the target, if it has one."""
+        return cast("float | None", self._given["accept"])
+
+    @property
+    def moments(self) -> dict[str, float] | None:
+        """The wanted means, if the target has any."""
+        return cast("dict[str, float] | None", self._given["moments"])
+
     @property
     def multipliers(self) -> dict[str, float] | None:
         """The multipliers of the moments once they are fitted, else None."""
@@ -234,6 +257,36 @@ class DPG(EpisodicAlgorithm):
     def behaviour(self) -> CausalLMPolicy:
         """The proposal q."""
         return self.policy if self._sampler is None else self._sampler
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls, path: Any, env: Any = None, device: torch.device | str = "auto", **kwargs: Any
+    ) -> Self:
+        """Return a saved algorithm, see `TextAlgorithm.load`.
+
+        Multipliers that were fitted to other moments, and normalisers of another target, are not
+        kept. What an environment pays is known by its reward model's name only: for other rewards
+        of the same name, go on with `reset_num_timesteps=True`, which forgets normalisers too.
+        """
+        if kwargs.keys() & {"moments", "accept"}:
+            kwargs.setdefault("multipliers", None)
+        return super().load(path, env, device, **kwargs)
+
+    def _target_facts(self) -> str:
+        """Return what tells this target from another one."""
+        assert self.env is not None
+        try:
+            model = self.env.get_attr("reward_model")[0]
+        except AttributeError:
+            model = None
+        pays = None if model is None else label(model)
+        facts = [self._given, self.multipliers, self.group_size, self.reference_name, pays]
+        return json.dumps(facts, sort_keys=True, default=str)
+
+    def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
+        if args[1] if len(args) > 1 else kwargs.get("reset_num_timesteps", True):
+            self.normalisers.forget()
+        return super()._setup_learn(total_timesteps, *args, **kwargs)
 
     def own_state(self) -> dict[str, Any]:
         """Return what is saved beside weights and arguments: normalisers and proposal."""
@@ -263,7 +316,7 @@ class DPG(EpisodicAlgorithm):
             self._fit(self.target)
         log_q = rollout.log_probs.double().sum(dim=1)  # (B,), padded places are 0
         log_p = ref_log_probs.double().sum(dim=1) + self.target.log_potential(rollout)
-        log_z = self.normalisers.update(rollout, log_p, log_q)
+        log_z = self.normalisers.update(rollout, log_p, log_q, self._target_facts())
         # In units of each start's own Z: one that is paid more must not seem to be all there is.
         log_w = torch.where(log_z.isfinite(), log_p - log_q - log_z, -torch.inf)
         self.coverage.look_at(log_w, log_z)

@@ -26,7 +26,8 @@ def collect_groups(
 
     The environments are reset before each of their episodes, because an environment that starts
     again by itself would leave its group. Examples are drawn from numpy's global generator, which
-    Stable-Baselines3 seeds.
+    Stable-Baselines3 seeds; where a start plug-in writes the first tokens, the environment draws
+    them and lets a group share both.
 
     Args:
         policy: chooses the tokens.
@@ -40,13 +41,18 @@ def collect_groups(
         Exception: whatever the environment or the policy raises; what was finished before is in
             the exception's attribute `partial_rollout`.
     """
+    shared = draw is None and _begun_by_a_guide(env)
     if draw is None:
         examples = len(env.get_attr("task")[0])
         draw = lambda groups: np.random.randint(examples, size=groups)  # noqa: E731
     finished: list[Rollout] = []
     while True:
         try:
-            obs = _reset(env, draw(env.num_envs // group_size), group_size)
+            options: Any = {"group_size": group_size}  # the environment draws, for whole groups
+            if not shared:
+                indices = np.repeat(draw(env.num_envs // group_size), group_size)
+                options = [{"index": index} for index in indices.tolist()]
+            obs = _reset(env, options)
             collected = collect_episodes(policy, env, env.num_envs, obs, on_step)
         except Exception as error:
             partial = [*finished, *filter(None, [getattr(error, "partial_rollout", None)])]
@@ -60,8 +66,25 @@ def collect_groups(
             return Collected(Rollout.cat(finished), collected.obs, starts, collected.complete)
 
 
-def _reset(env: VecEnv, examples: NDArray[np.int64], group_size: int) -> NDArray[np.int64]:
-    indices = np.repeat(examples, group_size)
-    env.set_options([{"index": index} for index in indices.tolist()])
+def _begun_by_a_guide(env: VecEnv) -> bool:
+    """Return whether a start plug-in writes the first tokens.
+
+    Raises:
+        ValueError: the rows are environments of their own, whose plug-ins know of no group.
+    """
+    try:
+        engine = env.get_attr("engine")[0]
+    except AttributeError:
+        return False
+    if engine.starts is not None and engine.num_envs != env.num_envs:
+        raise ValueError(
+            "texts of a group share what starts=... wrote, for which all rows must be in one "
+            "batch; accepted: an id, a TokenVectorEnv, or what text_envs.make_sb3 returns"
+        )
+    return engine.starts is not None
+
+
+def _reset(env: VecEnv, options: Any) -> NDArray[np.int64]:
+    env.set_options(options)
     observations: NDArray[np.int64] = env.reset()  # type: ignore[assignment]
     return observations

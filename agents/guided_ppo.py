@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.base import require
+from agents.checks import require
 from agents.guided_rollouts import guide_finishes, guide_starts, native_engine
 from agents.ppo import PPO
 from agents.rollouts import Collected, Rollout

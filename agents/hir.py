@@ -94,8 +94,8 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
-from agents.base import require
 from agents.bc import with_weight_decay
+from agents.checks import require, require_weight
 from agents.envs import as_vec_env
 from agents.functional_hir import contrastive_loss, entropy_loss, supervised_loss
 from agents.goal_rollouts import inner
@@ -211,7 +211,7 @@ class HIR(HindsightAlgorithm):
         )
         ent_coef = self.default_ent_coef if ent_coef is None else ent_coef
         for name, weight in (("contrastive_coef", contrastive_coef), ("ent_coef", ent_coef)):
-            require(name, weight, lambda x: x >= 0, "at least 0")
+            require_weight(name, weight)
         require("label_smoothing", label_smoothing, lambda x: 0 <= x < 1, "in [0, 1)")
         require("negatives", negatives, negatives in NEGATIVES, f"one of {', '.join(NEGATIVES)}")
         for name, count, least in (
@@ -225,7 +225,9 @@ class HIR(HindsightAlgorithm):
         few = buffer_limit is None or _whole(buffer_limit, 1)
         require("buffer_limit", buffer_limit, few, "None or an integer of at least 1")
         require("max_grad_norm", max_grad_norm, lambda x: x > 0, "above 0")
-        require("weight_decay", weight_decay, lambda x: x >= 0, "at least 0")
+        require(
+            "weight_decay", weight_decay, lambda x: 0 <= x < float("inf"), "at least 0 and finite"
+        )
         if levels is not None:
             levels_of(np.zeros(1), levels)
             levels = [float(level) for level in levels]  # an array has no truth value

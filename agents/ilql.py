@@ -90,7 +90,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
 from agents import functional_offline as F
-from agents.base import require
+from agents.checks import require, require_weight
 from agents.functional import masked_mean
 from agents.offline_batches import OfflineBatch
 from agents.policies import CausalLMPolicy
@@ -177,7 +177,7 @@ class ILQL(ValueAlgorithm):
             ("awac_weight", awac_weight),
             ("beta_train", beta_train),
         ):
-            require(name, value, lambda x: x >= 0, "at least 0")
+            require_weight(name, value)
         require("awac_max_weight", awac_max_weight, lambda x: x > 0, "above 0")
         for name, word, words in (("variant", variant, VARIANTS), ("target", target, TARGETS)):
             if word not in words:

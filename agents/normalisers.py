@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import zlib
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from agents.functional_dpg import effective_sample_size, log_normaliser
 from agents.rollouts import Rollout
 
-__all__ = ["CoverageWarnings", "Normalisers", "warn_about_one_normaliser"]
+__all__ = ["CoverageWarnings", "Normalisers", "start_key", "warn_about_one_normaliser"]
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +27,9 @@ class Normalisers:
     Every estimate is unbiased, whatever proposal it was sampled by, so all count alike.
 
     Attributes:
-        found: of each start's example index, or of -1 where all starts share one: logarithm of
-            the sum of the estimates, and their number.
+        found: of each start ("all" where all share one): logarithm of the sum of the estimates, and
+            their number.
+        target: what they are the normalisers of; with another one all are forgotten.
 
     Args:
         group_size: texts of each start; 1 for one normaliser over all starts.
@@ -35,25 +37,33 @@ class Normalisers:
 
     def __init__(self, group_size: int) -> None:
         self.group_size = group_size
-        self.found: dict[int, tuple[float, int]] = {}
+        self.found: dict[str, tuple[float, int]] = {}
+        self.target = ""
 
-    def update(self, rollout: Rollout, log_p: Tensor, log_q: Tensor) -> Tensor:
+    def forget(self) -> None:
+        """Begin anew."""
+        self.found.clear()
+
+    def update(self, rollout: Rollout, log_p: Tensor, log_q: Tensor, target: str) -> Tensor:
         """Take a roll-out into the means.
 
         Args:
             rollout: B texts, those of a start side by side.
             log_p: unnormalised log-probability of each under the target, `(B,)`.
             log_q: its log-probability under the proposal, `(B,)`.
+            target: a description of the target.
 
         Returns:
             log Z of each text's start, `(B,)`; minus infinity while no text of it was in the
             target's support.
         """
+        if target != self.target:
+            self.forget()
+            self.target = target
         if self.group_size == 1:
-            keys, groups = [-1], torch.zeros(len(rollout), dtype=torch.long)
+            keys, groups = ["all"], torch.zeros(len(rollout), dtype=torch.long)
         else:
-            starts = [int(info["example_index"]) for info in rollout.infos]
-            keys = starts[:: self.group_size]
+            keys = [start_key(rollout, row) for row in range(0, len(rollout), self.group_size)]
             groups = torch.arange(len(rollout)) // self.group_size
         groups = groups.to(log_p.device)
         estimates = log_normaliser(log_p, log_q, groups).tolist()
@@ -63,13 +73,24 @@ class Normalisers:
         means = [self.found[key][0] - math.log(self.found[key][1]) for key in keys]
         return torch.tensor(means, dtype=torch.float64, device=log_p.device)[groups]
 
-    def state(self) -> list[list[float]]:
+    def state(self) -> dict[str, Any]:
         """Return what is saved."""
-        return [[key, *pair] for key, pair in self.found.items()]
+        return {"target": self.target, "found": [[key, *pair] for key, pair in self.found.items()]}
 
-    def set_state(self, state: list[list[float]]) -> None:
+    def set_state(self, state: dict[str, Any]) -> None:
         """Take over what `state` returned."""
-        self.found = {int(key): (total, int(count)) for key, total, count in state}
+        self.target = state["target"]
+        self.found = {key: (total, int(count)) for key, total, count in state["found"]}
+
+
+def start_key(rollout: Rollout, row: int) -> str:
+    """Return which start a text has: its example, and a digest of the tokens before its own.
+
+    Of the tokens too, because numbers of examples mean something else in other data, and because a
+    guide may have begun the text.
+    """
+    before = rollout.tokens[row, : int(rollout.columns[row, 0]) + 1].cpu().numpy()
+    return f"{int(rollout.infos[row]['example_index'])}:{zlib.crc32(before.tobytes()):08x}"
 
 
 def _log_add(a: float, b: float) -> float:
@@ -128,12 +149,13 @@ def warn_about_one_normaliser(env: Any, group_size: int) -> None:
         return
     try:
         starts = len(env.get_attr("task")[0])
+        begun = env.get_attr("engine")[0].starts is not None
     except AttributeError:
         return
-    if starts > 1:
+    if starts > 1 or begun:
         logger.warning(
-            "group_size=1 takes one normaliser Z for all %d starts: starts that the target "
+            "group_size=1 takes one normaliser Z for all %s: starts that the target "
             "prefers weigh more, and its KL from the policy cannot reach 0. Give each start "
             "its own, for example with group_size=32",
-            starts,
+            "texts that a guide begins" if begun else f"{starts} starts",
         )

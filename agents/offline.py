@@ -19,7 +19,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import configure_logger
 from torch import Tensor
 
-from agents.base import require, require_whole
+from agents.checks import require, require_whole
 from agents.envs import as_vec_env, policy_kwargs_for, recorded_env
 from agents.offline_batches import OfflineBatch, offline_batch
 from agents.offline_order import BatchOrder

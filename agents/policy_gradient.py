@@ -74,7 +74,8 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
 from agents import functional as F
-from agents.base import EpisodicAlgorithm, require, require_batch, require_whole
+from agents.base import EpisodicAlgorithm
+from agents.checks import require, require_batch, require_weight, require_whole
 from agents.functional_groups import group_normalised, leave_one_out
 from agents.policies import CausalLMPolicy
 from agents.rollouts import Rollout
@@ -160,7 +161,7 @@ class PolicyGradient(EpisodicAlgorithm):
         require("credit", credit, not to_go or baseline != "normalised", "'text' with 'normalised'")
         require("gamma", gamma, lambda x: 0 <= x <= 1, "in [0, 1]")
         require("gamma", gamma, gamma == 1 or to_go, "1 unless credit='to_go'")
-        require("ent_coef", ent_coef, lambda x: x >= 0, "at least 0")
+        require_weight("ent_coef", ent_coef)
         require_whole("n_epochs", n_epochs)
         require("clip_range", clip_range, lambda x: x is None or x > 0, "None or above 0")
         require("max_grad_norm", max_grad_norm, lambda x: x > 0, "above 0")

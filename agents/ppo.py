@@ -81,7 +81,8 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
 from agents import functional as F
-from agents.base import EpisodicAlgorithm, require, require_batch, require_whole
+from agents.base import EpisodicAlgorithm
+from agents.checks import require, require_batch, require_weight, require_whole
 from agents.policies import CausalLMPolicy
 from agents.rollouts import Rollout
 
@@ -165,7 +166,7 @@ class PPO(EpisodicAlgorithm, stable_baselines3.PPO):
         for name, value in (("gamma", gamma), ("gae_lambda", gae_lambda)):
             require(name, value, lambda x: 0 <= x <= 1, "in [0, 1]")
         for name, value in (("ent_coef", ent_coef), ("vf_coef", vf_coef)):
-            require(name, value, lambda x: x >= 0, "at least 0")
+            require_weight(name, value)
         for name, limit in (("clip_range", clip_range), ("clip_range_vf", clip_range_vf)):
             fine = callable(limit) or limit is None  # the second may be left out
             require(name, limit, fine or (lambda x: x > 0), "above 0 or a schedule")

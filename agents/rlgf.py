@@ -95,7 +95,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
 from agents import functional as F
-from agents.base import require, require_whole
+from agents.checks import require, require_whole
 from agents.guided_ppo import GuidedPPO
 from agents.rollouts import Rollout
 from agents.two_critics import TwoCriticPolicy, TwoCriticSeq2SeqPolicy

@@ -339,6 +339,9 @@ def _set_env_state(env: Any, state: dict[str, Any]) -> bool:
             error,
         )
         return False
+    while env is not None:  # a seed that waits for the next reset would undo what was restored
+        env._reset_seeds()
+        env = getattr(env, "venv", None)
     return True
 
 

@@ -5,6 +5,7 @@ r"""Distributions over texts to aim at: the reference times a factor, $P(x) = \p
 | `RewardTarget` | $r(x) / \beta$ | the optimum of $E[r] - \beta\,KL(\pi \| \pi_0)$ |
 | `FilterTarget` | 0, or $-\infty$ where $r(x)$ is below a bar | the reference if it passes |
 | `MomentTarget` | $\lambda \cdot \phi(x)$ | nearest to the reference with $E_p \phi = \mu$ |
+| `MomentTarget` with `within` | both, added | nearest to the reference that passes |
 
 All read the rewards of finished episodes, so any reward model of an environment can be a target:
 the ledger's terms are the features $\phi$ of a `MomentTarget`, `"reward"` is their sum.
@@ -15,11 +16,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from agents.checks import require
 from agents.functional_dpg import fit_multipliers, moment_range
 from agents.rollouts import Rollout
 from text_envs.errors import suggest
@@ -33,6 +36,9 @@ class Target(Protocol):
     def log_potential(self, rollout: Rollout) -> Tensor:
         """Return $u$ of each episode, `(B,)` float64; minus infinity excludes a text."""
         ...
+
+
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,9 @@ class FilterTarget:
 
     def log_potential(self, rollout: Rollout) -> Tensor:
         """Return 0 for texts that pass and minus infinity for the others, `(B,)`."""
-        passes = rollout.episode_rewards.double() >= self.accept
+        # Rewards are float32 here, in which a text that earns just the bar may seem to miss it.
+        bar = self.accept - _ROUNDING * max(1.0, abs(self.accept))
+        passes = rollout.episode_rewards.double() >= bar
         return torch.where(passes, 0.0, -torch.inf).double()
 
 
@@ -90,10 +98,12 @@ class MomentTarget:
     Attributes:
         moments: wanted mean of each named term of the ledger, or of `"reward"`, their sum.
         multipliers: one a moment; empty until `fit`.
+        within: only texts that pass have support at all; None for all texts.
     """
 
     moments: Mapping[str, float]
     multipliers: dict[str, float] = field(default_factory=dict)
+    within: FilterTarget | None = None
 
     def __post_init__(self) -> None:
         """Check names and numbers.
@@ -139,6 +149,19 @@ class MomentTarget:
         """
         assert rollout.ref_log_probs is not None
         features = self.features(rollout)
+        log_w = (rollout.ref_log_probs - rollout.log_probs).double().sum(dim=1)
+        if self.within is not None:
+            passes = self.within.log_potential(rollout).isfinite()
+            if not bool(passes.any()):
+                raise ValueError(
+                    f"none of {len(features)} texts of the proposal has a reward of accept="
+                    f"{self.within.accept:g}; the highest is "
+                    f"{rollout.episode_rewards.max().item():g}. Sample more with fit_episodes=..., "
+                    "or lower the bar"
+                )
+            features, log_w = features[passes], log_w[passes]
+            if groups is not None:
+                groups = groups[passes].unique(return_inverse=True)[1]
         bounds = zip(*(bound.tolist() for bound in moment_range(features, groups)), strict=True)
         means = features.mean(dim=0).tolist()
         for (name, wanted), (low, high), mean in zip(
@@ -152,16 +175,16 @@ class MomentTarget:
                     "hold for some texts and fail for others; sample more with fit_episodes=..., "
                     "or ask for a moment strictly between"
                 )
-        log_w = (rollout.ref_log_probs - rollout.log_probs).double().sum(dim=1)
         wanted_moments = features.new_tensor(list(self.moments.values()))
         found = fit_multipliers(features, wanted_moments, log_w, groups)
         self.multipliers = dict(zip(self.moments, found.tolist(), strict=True))
 
     def log_potential(self, rollout: Rollout) -> Tensor:
-        r"""Return $\lambda \cdot \phi$, `(B,)`."""
+        r"""Return $\lambda \cdot \phi$, `(B,)`; minus infinity for texts that do not pass."""
         features = self.features(rollout)
         weights = [self.multipliers[name] for name in self.moments]
-        return features @ torch.tensor(weights, dtype=torch.float64, device=features.device)
+        tilt = features @ torch.tensor(weights, dtype=torch.float64, device=features.device)
+        return tilt if self.within is None else tilt + self.within.log_potential(rollout)
 
 
 def make_target(
@@ -170,24 +193,31 @@ def make_target(
     moments: Mapping[str, float] | None = None,
     multipliers: Mapping[str, float] | None = None,
 ) -> Target:
-    """Return the target that one of beta, accept and moments stands for.
+    """Return the target that one of beta, accept and moments, or the last two, stand for.
 
     Raises:
         ValueError: none of them or several, or a value that is no target.
     """
     arguments = {"beta": beta, "accept": accept, "moments": moments}
     given = [name for name, value in arguments.items() if value is not None]
-    if len(given) != 1:
+    if len(given) != 1 and given != ["accept", "moments"]:
         raise ValueError(
-            "DPG needs exactly one of beta, accept and moments to know its target, got "
+            "DPG needs exactly one of beta, accept and moments, or accept and moments, to know its "
+            "target, got "
             f"{' and '.join(given) or 'none'}"
         )
     if multipliers is not None and moments is None:
         raise ValueError(f"multipliers {sorted(multipliers)} go with moments, got {given[0]}")
     if moments is not None and not isinstance(moments, Mapping):
         raise TypeError(f"moments must map terms to wanted means, got {moments!r}")
+    for name, value in (("beta", beta), ("accept", accept)):
+        require(name, value, lambda x: x is None or isinstance(x, Real), "a number")
+    for kind, numbers in (("moments", moments), ("multipliers", multipliers)):
+        for term, number in (numbers or {}).items():
+            require(f"{kind}[{term!r}]", number, lambda x: isinstance(x, Real), "a number")
     if beta is not None:
         return RewardTarget(beta)
-    if accept is not None:
-        return FilterTarget(accept)
-    return MomentTarget(dict(moments or {}), dict(multipliers or {}))
+    within = None if accept is None else FilterTarget(accept)
+    if within is not None and moments is None:
+        return within
+    return MomentTarget(dict(moments or {}), dict(multipliers or {}), within)

@@ -12,7 +12,7 @@ import torch
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
-from agents.base import require
+from agents.checks import require
 from agents.functional import masked_mean, returns_to_go
 from agents.offline import OfflineAlgorithm
 from agents.offline_batches import OfflineBatch

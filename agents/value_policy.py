@@ -25,7 +25,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from agents.base import require, require_whole
+from agents.checks import require, require_whole
 from agents.functional_offline import guided_logits, keep_top
 from agents.policies import CausalLMPolicy, highest_shown
 from agents.utterances import Plans
@@ -113,7 +113,7 @@ class ValueGuidedPolicy(CausalLMPolicy):
     top_k = Setting(lambda x: x is None or (x >= 1 and x == int(x)), "None or an integer above 0")
     top_p = Setting(lambda x: x is None or 0 < x <= 1, "None or in (0, 1]")
     advantage_clip = Setting(lambda x: x is None or x > 0, "None or above 0")
-    log_prob_weight = Setting(lambda x: x >= 0, "at least 0")
+    log_prob_weight = Setting(lambda x: 0 <= x < float("inf"), "at least 0 and finite")
 
     def __init__(
         self,

@@ -218,3 +218,12 @@ def test_the_native_batch_behind_stable_baselines3() -> None:
     achieved = batch.next_observations["achieved_goal"]
     paid = (achieved == batch.next_observations["desired_goal"]) & (achieved != Goal.UNFINISHED)
     assert (paid.float() == batch.rewards).all() and batch.rewards.any()
+
+
+def test_goals_that_are_none_are_refused() -> None:
+    for achieved, desired in ((7, 7), ([1, -1], [1, 1]), ([[0]], [[3]])):
+        with pytest.raises(ValueError, match=r"goals are .*; accepted: 0 \(wrong\), 1 \(correct\)"):
+            compute_reward(achieved, desired)
+    for goal in (1.0, None.__class__, 2):
+        with pytest.raises(ValueError, match="unknown goal"):
+            gym.make(THREE).reset(options={"goal": goal})

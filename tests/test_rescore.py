@@ -150,3 +150,9 @@ def test_errors(played: EpisodeDataset) -> None:
     )
     with pytest.raises(DatasetError, match=r"about example 7, the task has 0\.\.0"):
         rescore(elsewhere, "length", TOY)
+
+
+def test_episodes_of_another_task_are_refused() -> None:
+    played = collect("text_envs/Reviews-v0", "expert", 2)
+    with pytest.raises(DatasetError, match=r"of the task .*Reviews, not of .*Continuation"):
+        rescore(played, "length", "text_envs/LikelihoodContinuation-v0")

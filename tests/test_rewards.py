@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from text_envs import EpisodeBatch, TokenVectorEnv, rewards
+from text_envs import EpisodeBatch, RewardModelError, TokenVectorEnv, rewards
 from text_envs.tasks.toy import Toy, ab_reward
 
 
@@ -102,3 +102,10 @@ def test_the_judge_knows_praise_from_blame() -> None:
     good, bad = judge.score_texts(["a great, wonderful film", "a terrible, boring mess"])
     assert good > 0.5 and bad < -0.5
     assert copy.deepcopy(judge) is judge
+
+
+def test_a_reward_that_float32_cannot_hold_is_refused() -> None:
+    env = gym.make("text_envs/Toy-v0", reward=lambda episodes: np.full(len(episodes), 1e300))
+    env.reset(seed=0)
+    with pytest.raises(RewardModelError, match="returned 1e.300 .*finite, also as float32"):
+        env.step(2)

@@ -17,7 +17,7 @@ from stable_baselines3.common.logger import Logger
 
 import text_envs
 from agents import DPG, dpg
-from text_envs import EpisodeBatch, exact
+from text_envs import EpisodeBatch, Task, exact
 
 PRIOR = (0.5, 0.3, 0.2)  # of a, b, end
 
@@ -120,7 +120,7 @@ def test_each_start_has_its_own_normaliser() -> None:
         policy_kwargs={"model": tiny_gpt2(16)},
     )  # fmt: skip
     agent.learn(4_000)
-    assert sorted(agent.normalisers.found) == [0, 1, 2, 3]
+    assert sorted(key.split(":")[0] for key in agent.normalisers.found) == ["0", "1", "2", "3"]
     means = [
         total - math.log(count) for _, (total, count) in sorted(agent.normalisers.found.items())
     ]
@@ -217,8 +217,10 @@ def test_proposals(proposal: str) -> None:
 
 @pytest.mark.parametrize("divergence", ["reverse_kl", "reverse_chi2"])
 def test_infinite_divergences_are_refused(divergence: str) -> None:
-    with pytest.raises(ValueError, match="from a target that excludes texts is infinite"):
-        toy(accept=1.0, divergence=divergence).learn(1)
+    with pytest.raises(ValueError, match=f"excludes texts: it is infinite, got '{divergence}'"):
+        toy(accept=1.0, divergence=divergence)
+    with pytest.raises(ValueError, match=f"excludes texts: it is infinite, got '{divergence}'"):
+        toy(accept=0.5, moments={"reward": 1.2}, divergence=divergence)
 
 
 @pytest.mark.parametrize(
@@ -272,6 +274,10 @@ def test_card_lists_the_metrics_that_are_logged() -> None:
         ({"beta": 1.0, "batch_size": 999}, "batch_size must be None or 1..n_episodes=256"),
         ({"beta": math.inf}, "beta must be above 0 and finite, got inf"),
         ({"accept": math.nan}, "accept must be a finite reward, got nan"),
+        ({"beta": "0.5"}, "beta must be a number, got '0.5'"),
+        ({"accept": "1"}, "accept must be a number, got '1'"),
+        ({"moments": {"task": "0.5"}}, r"moments\['task'\] must be a number, got '0.5'"),
+        ({"beta": 1.0, "proposal_interval": 1.5}, "proposal_interval must be an integer"),
         ({"moments": {}}, "moments must name a term of the ledger"),
         ({"moments": {"task": math.inf}}, "moment 'task' must be finite, got inf"),
         ({"moments": {"task": 0.5}, "multipliers": {"x": 1.0}}, "do not fit moments"),
@@ -283,3 +289,88 @@ def test_card_lists_the_metrics_that_are_logged() -> None:
 def test_bad_arguments_are_explained(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         toy(**kwargs)
+
+
+# -- what belongs to which target ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bar", [0.1, 0.7, 0.9, 0.95, 1.4])
+def test_a_text_that_earns_just_the_bar_passes(bar: float) -> None:
+    """Rewards are float32 by then, in which .7 is a little less than .7."""
+
+    def begins_with_a(episodes: EpisodeBatch) -> np.ndarray[Any, Any]:
+        return bar * (episodes.response[:, 0] == 0)
+
+    agent = toy(accept=bar, env_kwargs={"reward": begins_with_a})
+    agent.learn(1)
+    assert recorded(agent, "target/coverage") == pytest.approx(0.5, abs=0.1)
+
+
+def test_moments_among_the_texts_that_pass() -> None:
+    """E[number of b] = 3/2 among texts with "ab"; by hand, over the 22 texts."""
+
+    def b(episodes: EpisodeBatch) -> np.ndarray[Any, Any]:
+        return np.asarray((episodes.response == 1).sum(axis=1), dtype=float)
+
+    def ab(episodes: EpisodeBatch) -> np.ndarray[Any, Any]:
+        return contains_ab(episodes) - 1e-9  # so that the filter reads the sum of the two
+
+    task = {"reward": {"b": [1e-6, b], "ab": [1.0, ab]}}
+    agent = toy(
+        accept=0.9,
+        moments={"b": 1.5e-6},
+        fit_episodes=16384,
+        env_kwargs=task,
+        learning_rate=falling(2e-2),
+    )
+    agent.learn(60_000)
+    assert recorded(agent, "target/coverage") > 0.95
+    assert recorded(agent, "target/moment_b") == pytest.approx(1.5e-6, abs=1e-7)
+    with pytest.raises(ValueError, match="none of 1024 texts of the proposal has a reward of acc"):
+        toy(accept=9.0, moments={"task": 1.0}).learn(1)
+
+
+def test_what_was_fitted_to_another_target_is_forgotten(tmp_path: Path) -> None:
+    agent = toy(moments={"task": 1.2}, learning_rate=1e-3)
+    agent.learn(600)
+    agent.save(tmp_path / "moments")
+    env = text_envs.make_sb3("text_envs/Toy-v0", num_envs=64)
+    again = DPG.load(tmp_path / "moments", env=env, moments={"task": 0.6})
+    assert again.multipliers is None
+    again.learn(600, reset_num_timesteps=False)
+    assert again.multipliers is not None and again.multipliers["task"] < agent.multipliers["task"]
+    agent = toy(beta=0.05, learning_rate=1e-4)
+    agent.learn(600)
+    agent.save(tmp_path / "beta")
+    again = DPG.load(tmp_path / "beta", env=env, beta=1.0)
+    again.learn(600, reset_num_timesteps=False)
+    assert recorded(again, "target/log_z") == pytest.approx(0.596, abs=0.1)
+    with pytest.raises(AttributeError):  # the target was made of it
+        agent.beta = 0.1
+
+
+def test_normalisers_belong_to_prompts_not_to_their_numbers(tmp_path: Path) -> None:
+    class Turned(Share):
+        """The same prompts, in the other order."""
+
+        def __init__(self) -> None:
+            examples = [Share().example(i) for i in (3, 2, 1, 0)]
+            Task.__init__(
+                self, examples, tokenizer=Share().tokenizer, prompt_length=6, max_tokens=6
+            )
+
+    def agent_on(task: Any) -> DPG:
+        env = text_envs.make_sb3(task, num_envs=64, seed=0)
+        return DPG(
+            "CausalLMPolicy", env, beta=0.5, group_size=16, n_episodes=64, seed=0, device="cpu",
+            policy_kwargs={"model": tiny_gpt2(16)},
+        )  # fmt: skip
+
+    agent = agent_on(Share())
+    agent.learn(2_000)
+    agent.save(tmp_path / "agent")
+    before = set(agent.normalisers.found)
+    again = DPG.load(tmp_path / "agent", env=text_envs.make_sb3(Turned(), num_envs=64))
+    again.learn(2_000, reset_num_timesteps=False)
+    digests = [{key.split(":")[1] for key in keys} for keys in (before, again.normalisers.found)]
+    assert digests[0] == digests[1] and before < set(again.normalisers.found)

@@ -279,6 +279,17 @@ def test_group_baselines() -> None:
         leave_one_out(torch.zeros(4, 1))
 
 
+@pytest.mark.parametrize("k", [2, 3, 8, 12])
+def test_equal_rewards_have_no_advantage_however_they_are_rounded(k: int) -> None:
+    for value in torch.linspace(-2, 2, 201).tolist():
+        rewards = torch.full((4, k), value)
+        assert not group_normalised(rewards).any(), value
+        rewards[0, 0] *= 1 + 1e-7  # as two sums of the same terms may differ
+        assert group_normalised(rewards).abs().max() < 1e-3, value
+    small = torch.tensor([[1e-9, 2e-9, 3e-9]])  # small, and yet not equal
+    assert group_normalised(small, eps=0.0)[0].tolist() == pytest.approx([-1.0, 0.0, 1.0], abs=1e-6)
+
+
 def test_returns_to_go_stops_at_the_padding() -> None:
     mask = torch.tensor([[True, True, False]])
     found = returns_to_go(torch.tensor([[1.0, 2.0, 99.0]]), mask, 0.5)

@@ -368,6 +368,30 @@ def test_a_judge_of_parts_is_called_once_with_arrays() -> None:
         rounds(sorting(parts=1, part_judge=lambda episodes, starts: np.zeros(3)), 1)
 
 
+def test_parts_have_goals_on_the_scale_of_the_texts() -> None:
+    """A right part is at the best of all levels, and a goal environment's own bar counts."""
+    task = WordSorting(min_words=3, max_words=3, vocabulary=8, style="compact", num_examples=6)
+    levels = {"parts": 4, "part_judge": "suffix", "levels": [-2.0, 0.5, 5.0], "n_epochs": 1}
+    agent = rounds(small(env=text_envs.make_sb3(task, num_envs=8, seed=0), **levels), 3)
+    parts = agent.history.first > 0
+    assert set(agent.history.goals[parts].tolist()) == {0, 3}
+    assert set(agent.history.goals[~parts].tolist()) <= {1, 2}
+
+    class Fair:
+        """Pays .7 for everything, a part or a whole."""
+
+        def __call__(self, episodes: Any) -> Any:
+            return np.full(len(episodes), 0.7)
+
+        def judge_parts(self, episodes: Any, starts: Any) -> Any:
+            return np.full(len(starts), 0.7)
+
+    for threshold in (0.5, 0.9):
+        envs = GoalTokenVectorEnv(task, num_envs=8, threshold=threshold, reward=Fair())
+        agent = rounds(small(env=text_envs.make_sb3(envs), parts=1, n_epochs=1), 1)
+        assert set(agent.history.goals.tolist()) == {int(threshold < 0.7)}
+
+
 # -- failures ----------------------------------------------------------------------------------
 
 
@@ -584,7 +608,7 @@ def test_goals_aside_looks_like_the_environment_without_goals() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"contrastive_coef": -1.0}, "contrastive_coef must be at least 0, got -1.0"),
+        ({"contrastive_coef": -1.0}, "contrastive_coef must be at least 0.*, got -1.0"),
         ({"ent_coef": -1.0}, "ent_coef must be at least 0"),
         ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), got 1.0"),
         ({"negatives": "all"}, "negatives must be one of opposite, batch, got 'all'"),

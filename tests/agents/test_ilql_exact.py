@@ -172,3 +172,22 @@ def test_a_large_alpha_makes_q_the_language_of_the_data() -> None:
             shares = critic.q(hidden)[:, 0].softmax(dim=1).numpy()
         errors.append(np.abs(shares - counts).max())
     assert errors[1] < 0.02 < 0.2 < errors[0]
+
+
+def test_without_alpha_what_is_not_in_the_data_is_over_estimated() -> None:
+    """No text begins with b, which is worth 1 at best: guidance runs there unless alpha is paid."""
+    texts = every_toy_text()
+    data = texts.select(np.flatnonzero(texts.tokens[:, 1] != 1).tolist())
+    start = torch.tensor([[4, PAD, PAD, PAD]])
+    unseen, returns = [], []
+    for alpha in (0.0, 0.1):
+        arguments = FAST | {"cql_weight": alpha, "tau": 0.99, "learning_rate": 3e-3}
+        agent = offline_agent(ILQL, TOY, data, **arguments).learn(n_epochs=100)
+        target, mask = agent.policy.target, torch.ones(1, 1).bool()
+        with torch.no_grad():
+            q = target.q_min(target.encode(start, torch.tensor([[0]]), mask))
+        unseen.append(float(q[0, 1]))
+        agent.beta = 16.0
+        returns.append(exact.evaluate(TOY, agent.policy).mean_return)
+    assert unseen[0] > 1.3 > 0.0 > unseen[1]
+    assert returns[0] < 1.3 < 1.45 < returns[1]

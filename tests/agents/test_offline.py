@@ -10,21 +10,23 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.wrappers import ClipReward
 from helpers import Echo
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import tiny_gpt2
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import LinearSchedule
 
 import text_envs
-from agents import BC, SaveEvery
+from agents import BC, ILQL, SaveEvery
 from agents.checkpoints import CheckpointError
 from agents.offline import OfflineAlgorithm
 from agents.offline_batches import OfflineBatch, offline_batch
 from agents.offline_order import BatchOrder
 from text_envs import DatasetError
-from text_envs.datasets import EpisodeDataset, collect, save
+from text_envs.datasets import EpisodeDataset, collect, recipe, save
 from text_envs.tokenizers import WordTokenizer
 
 TOY = "text_envs/Toy-v0"
@@ -486,3 +488,58 @@ def test_multi_turn_data(echo: Echo) -> None:
 
 def np_uniform(observations: Any) -> Any:
     return np.full((len(observations), 5), -np.log(5))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"total_timesteps": float("nan")}, "total_timesteps must be a finite number.* got nan"),
+        ({"total_timesteps": -5}, "total_timesteps must be .* at least 0, got -5"),
+        ({"n_epochs": float("nan")}, "n_epochs must be a finite number of at least 0, got nan"),
+        ({"n_epochs": "2"}, "n_epochs must be a finite number of at least 0, got '2'"),
+        ({"n_epochs": 1, "log_interval": 0}, "log_interval must be an integer of at least 1"),
+    ],
+)
+def test_how_long_to_learn_is_checked(
+    data: EpisodeDataset, kwargs: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(data).learn(**kwargs)
+
+
+def test_a_wrapper_of_the_recording_asks_for_an_environment() -> None:
+    """Without it, the same texts would be paid otherwise."""
+    clipped = collect(ClipReward(gym.make("text_envs/Maze-v0"), -0.5, 0.0), "expert", 2)
+    with pytest.raises(ValueError, match="does not say how to make text_envs/Maze-v0 again"):
+        make(clipped, env=None)
+
+
+def test_a_model_that_lacks_tokens_of_replies_is_refused() -> None:
+    data = recipe("wordle-mixed", 2, seed=0)  # 27 actions, and the colours of replies beyond
+    with pytest.raises(ValueError, match="knows 30 tokens, the .* texts hold ids up to 33"):
+        BC("CausalLMPolicy", dataset=data, policy_kwargs={"model": tiny_gpt2(30, positions=128)})
+    value = {"model": "scratch", "value_model": tiny_gpt2(30, positions=128)}
+    with pytest.raises(ValueError, match="knows 30 tokens, the .* texts hold ids up to 33"):
+        ILQL("ValueGuidedPolicy", dataset=data, policy_kwargs=value)
+
+
+@pytest.mark.parametrize("kwargs", [{"variant": "utterance"}, {"policy_kwargs": {"candidates": 3}}])
+def test_agents_that_plan_utterances_can_be_recorded(
+    data: EpisodeDataset, kwargs: dict[str, Any]
+) -> None:
+    """Rows that are over are not shown to them, and the others keep their plans."""
+    policy_kwargs = {"model": "scratch", **kwargs.get("policy_kwargs", {})}
+    agent = ILQL(
+        "ValueGuidedPolicy", dataset=data, seed=0, **kwargs | {"policy_kwargs": policy_kwargs}
+    )
+    played = collect("text_envs/Toy-v0", agent, 200, seed=1, num_envs=8)
+    assert len(played) == 200 and played.terminated.all()
+    again = collect("text_envs/Comments-v0", quick(), 20, seed=1)
+    assert len(again) == 20
+
+
+def quick() -> Any:
+    return ILQL(
+        "ValueGuidedPolicy", dataset=recipe("comments", 10, seed=1), variant="utterance", seed=0,
+        policy_kwargs={"model": "scratch"},
+    )  # fmt: skip

@@ -7,16 +7,19 @@ import re
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from models import Share, tiny_gpt2
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.vec_env import VecMonitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 import text_envs
 from agents import GRPO, REINFORCE, RLOO, policy_gradient
+from agents.group_rollouts import collect_groups
+from text_envs.roll_in import GuidedStarts
 
 CLASSES = [REINFORCE, RLOO, GRPO]
 
@@ -146,9 +149,11 @@ def test_saves_and_goes_on_exactly(cls: Any, tmp_path: Path) -> None:
     straight.learn(200)
     straight.save(tmp_path / "model")
     straight.learn(200, reset_num_timesteps=False)
-    again = cls.load(tmp_path / "model", env=text_envs.make_sb3(Share(), num_envs=16))
-    again.learn(200, reset_num_timesteps=False)
-    assert torch.equal(weights(straight), weights(again))
+    for seed in (None, 5):  # one that the new environment was made with is not applied later
+        env = text_envs.make_sb3(Share(), num_envs=16, seed=seed)
+        again = cls.load(tmp_path / "model", env=env)
+        again.learn(200, reset_num_timesteps=False)
+        assert torch.equal(weights(straight), weights(again)), seed
     assert again.group_size == straight.group_size and again.baseline == straight.baseline
 
 
@@ -190,3 +195,33 @@ def test_card_lists_the_metrics_that_are_logged() -> None:
 def test_bad_arguments_are_explained(cls: Any, kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(cls, **kwargs)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_groups_share_what_a_guide_began(size: int) -> None:
+    starts = GuidedStarts("script:expert", beta=1.0)
+    env = text_envs.make_sb3("text_envs/ConceptsToSentence-v0", num_envs=8, seed=0, starts=starts)
+    rollout = collect_groups(make(RLOO, env).policy, env, 16, size).rollout
+    before = [
+        rollout.tokens[i, : int(rollout.columns[i, 0]) + 1].tolist() for i in range(len(rollout))
+    ]
+    groups = [before[i : i + size] for i in range(0, 16, size)]
+    assert all(text == group[0] for group in groups for text in group)
+    prompt = env.get_attr("task")[0].prompt_length
+    assert any(len(text) > prompt for text in before), "nothing was begun"
+    single = DummyVecEnv(
+        [lambda: gym.make("text_envs/Reviews-v0", starts=GuidedStarts("script:expert"))] * 2
+    )
+    with pytest.raises(ValueError, match="for which all rows must be in one batch"):
+        make(RLOO, single, n_episodes=2, group_size=2).learn(1)
+
+
+def test_texts_that_are_equally_good_teach_nothing() -> None:
+    def constant(episodes: Any) -> Any:
+        return np.full(len(episodes), 0.7)
+
+    env = text_envs.make_sb3(Share(), num_envs=16, seed=0, reward=constant)
+    agent = make(GRPO, env, group_size=8, learning_rate=1e-2)
+    before = torch.nn.utils.parameters_to_vector(agent.policy.parameters()).detach()
+    agent.learn(200)
+    assert torch.equal(torch.nn.utils.parameters_to_vector(agent.policy.parameters()), before)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import Echo
+from hir_helpers import tiny_t5
 from models import Share, iid_lm, tiny_gpt2
 from offline_helpers import every_toy_text, offline_agent, shake
 from stable_baselines3.common.callbacks import BaseCallback
@@ -22,10 +23,11 @@ import text_envs
 from agents import D2LOLS, LOLS, PPO, AggreVaTeD, CausalLMPolicy, PPOPlusPlus, ppo, rlgf
 from agents import functional as F
 from agents.ilql import ILQL
-from agents.two_critics import TwoCriticPolicy
+from agents.two_critics import TwoCriticPolicy, TwoCriticSeq2SeqPolicy
 from text_envs import EpisodeBatch, Example, Task, exact
 from text_envs.errors import GuideError
 from text_envs.guides import Query, as_guide
+from text_envs.policies import as_log_probs
 from text_envs.tokenizers import WordTokenizer
 
 A, B, EOS = 0, 1, 2  # Toy's tokens
@@ -525,6 +527,7 @@ def test_a_guide_with_other_tokens_is_refused_before_anything_is_played() -> Non
     [
         (PPOPlusPlus, {"beta": 1.5}, "beta must be a probability, 0 to 1, got 1.5"),
         (LOLS, {"tau": -0.1}, "tau must be a probability, 0 to 1, got -0.1"),
+        (PPOPlusPlus, {"beta": "x"}, "beta must be a probability, 0 to 1, got 'x'"),
         (D2LOLS, {"tau": 0.5}, "tau must be an integer of at least 0, got 0.5"),
         (LOLS, {"policy": CausalLMPolicy}, "must be 'TwoCriticPolicy'.*got CausalLMPolicy"),
         (AggreVaTeD, {"guide": "script:exprt"}, "unknown quality 'exprt'"),
@@ -570,3 +573,70 @@ def test_learning_from_texts_of_no_choice_stays_finite() -> None:
     agent.learn(20)
     assert torch.isfinite(weights(agent)).all()
     assert F.explained_variance(torch.zeros(1, 1), torch.ones(1, 1), torch.zeros(1, 1).bool()) != 0
+
+
+def test_a_guide_that_never_answers_leaves_an_empty_error() -> None:
+    agent = make(PPOPlusPlus, guide=Flaky(1))
+    with pytest.raises(GuideError) as caught:
+        agent.learn(100)
+    assert getattr(caught.value, "partial_rollout", ()) is not None
+
+
+def test_the_factor_of_strict_updates_counts_the_places_of_a_seam() -> None:
+    agent = make(
+        AggreVaTeD, strict=True, to_the_end=False, beta=0.7, normalize_advantage=False, seed=3
+    )
+    rollout = collect(agent)
+    agent.train()
+    advantages, _ = agent._advantages(agent.rollout)
+    infos = agent.rollout.infos
+    rows = [i for i, info in enumerate(infos) if info["seam"]]
+    places = np.array([infos[i]["roll_in_length"] - 1 for i in rows])
+    assert len(set(places)) > 1
+    for i, count in zip(rows, places, strict=True):
+        h = infos[i]["seam"]
+        assert 1 <= h <= count
+        wanted = float(rollout.rewards[i, h - 1 :].sum() - rollout.values[i, h - 1])
+        assert float(advantages[i, h - 1]) == pytest.approx(
+            wanted * count / places.mean(), abs=1e-5
+        )
+
+
+def test_lols_over_an_encoder_decoder(tmp_path: Path) -> None:
+    agent = make(LOLS, policy="Seq2SeqPolicy", model=tiny_t5(16), tau=0.5).learn(200)
+    assert isinstance(agent.policy, TwoCriticSeq2SeqPolicy)
+    agent.save(tmp_path / "lols")
+    again = LOLS.load(tmp_path / "lols", guide=w5, env=text_envs.make_sb3(Share(), num_envs=16))
+    assert torch.equal(weights(again), weights(agent))
+
+
+def test_guides_and_references_that_learnt_other_words_are_refused(tmp_path: Path) -> None:
+    """As many of them, so that no shape tells."""
+    other = text_envs.make_sb3(Turned(), num_envs=16)
+    agent = make(PPO, other)
+    agent.save(tmp_path / "agent")
+    agent.policy.save(tmp_path / "policy")
+    loaded = PPO.load(tmp_path / "agent")
+    policies = [agent.policy, loaded, CausalLMPolicy.load(tmp_path / "policy")]
+    for guide in (*policies, tmp_path / "agent", str(tmp_path / "policy")):
+        with pytest.raises(GuideError, match="learnt with another tokenizer"):
+            make(AggreVaTeD, guide=guide)
+        with pytest.raises(ValueError, match="learnt with another tokenizer"):
+            as_log_probs(guide, Share())
+        assert as_guide(guide, Turned()) is not None
+    with pytest.raises(ValueError, match="reference '.*agent' learnt with another tokenizer"):
+        make(PPO, kl_coef=0.1, reference=tmp_path / "agent")
+    with pytest.raises(ValueError, match="PPO in .* learnt with another tokenizer"):
+        PPO.load(tmp_path / "agent", env=text_envs.make_sb3(Share(), num_envs=16))
+
+
+class Turned(Share):
+    """`Share` with its words in the other order."""
+
+    def __init__(self) -> None:
+        like = Share()
+        Task.__init__(
+            self, [like.example(i) for i in range(4)],
+            tokenizer=WordTokenizer(list(like.tokenizer.words)[:12][::-1]),
+            prompt_length=6, max_tokens=6,
+        )  # fmt: skip

@@ -208,12 +208,12 @@ def test_divergence_is_reported() -> None:
 @pytest.mark.parametrize(
     ("name", "good", "bad", "message"),
     [
-        ("beta", 4.0, -1.0, "beta must be at least 0, got -1.0"),
+        ("beta", 4.0, -1.0, "beta must be at least 0.*, got -1.0"),
         ("beta", 0.0, float("inf"), "beta must be at least 0"),
         ("top_k", 3, 0, "top_k must be None or an integer above 0, got 0"),
         ("top_p", 0.5, 1.5, r"top_p must be None or in \(0, 1\], got 1.5"),
         ("advantage_clip", 2.0, 0.0, "advantage_clip must be None or above 0, got 0.0"),
-        ("log_prob_weight", 0.1, -0.1, "log_prob_weight must be at least 0, got -0.1"),
+        ("log_prob_weight", 0.1, -0.1, "log_prob_weight must be at least 0.*, got -0.1"),
         ("top_p", 0.9, "most", "top_p must be None or .*, got 'most'"),
     ],
 )

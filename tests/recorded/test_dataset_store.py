@@ -401,3 +401,10 @@ def test_fingerprints_of_transformers_tokenizers_and_of_unhashable_ones(bpe_toke
             return "".join(f"<{i}>" for i in ids)
 
     assert tokenizer_facts(Plain())["sha256"] == tokenizer_facts(Plain())["sha256"]
+
+
+def test_an_empty_truncated_is_no_default() -> None:
+    with pytest.raises(DatasetError, match="truncated must have one value for each of"):
+        small(truncated=np.zeros(0, dtype=bool))
+    with pytest.raises(DatasetError, match=r"roles must have the shape \(B, L\), got None"):
+        small(roles=None)

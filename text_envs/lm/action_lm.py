@@ -295,6 +295,11 @@ class ActionLM(nn.Module):
 
     def _scale_between(self, plain: Tensor, scores: Tensor) -> float:
         """Return the factor that makes `plain` the `scores`, or raise a ValueError."""
+        if not bool(torch.isfinite(scores).all()):
+            raise ValueError(
+                f"{type(self.lm).__name__} returns scores that are not finite: its weights are "
+                "damaged, or it diverged in training"
+            )
         scale = float((scores * plain).sum() / plain.square().sum().clamp(min=1e-30))
         scale = 1.0 if abs(scale - 1.0) < 1e-3 or not plain.any() else scale
         tolerance = 1e-4 if self.lm.dtype == torch.float32 else 5e-2

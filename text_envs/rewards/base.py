@@ -35,6 +35,9 @@ class Scored:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
+_LARGEST = float(np.finfo(np.float32).max)
+
+
 def label(model: RewardModel) -> str:
     """Return the name of a reward model, by which details of its rewards are called."""
     name = getattr(model, "name", None) or getattr(model, "__name__", None)
@@ -103,12 +106,13 @@ def score_with_details(
             episodes,
         ) from error
     names = _components(model, values, episodes)
-    finite = np.isfinite(values).reshape(len(episodes), -1).all(axis=1)
+    # As float32, which is what agents get: a larger number would become infinite there.
+    finite = (np.abs(values) <= _LARGEST).reshape(len(episodes), -1).all(axis=1)
     if not finite.all():
         row = int(np.flatnonzero(~finite)[0])
         raise RewardModelError(
             f"reward model {describe(model)} returned {values[row]} for {_quote(episodes, row)}; "
-            "rewards must be finite",
+            "rewards must be finite, also as float32",
             episodes,
         )
     if values.ndim == 1:
