@@ -68,7 +68,7 @@ bench-peers: $(INSTALLED)
 
 studies: $(INSTALLED)
 	$(BIN)/python examples/study_quickstart.py --seeds 3
-	for name in offline kl_control rcfd rlgf hir; do \
+	for name in offline kl_control rcfd rlgf hir her; do \
 		$(BIN)/python examples/study_$$name.py --workers 2 || exit 1; \
 	done
 	$(BIN)/python examples/results.py

@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 torch = pytest.importorskip("torch")
 sys.path.insert(0, str(EXAMPLES))
 
-from studies import hir, hir_pretraining  # noqa: E402
+from studies import her, hir, hir_pretraining  # noqa: E402
 from studies.hir_tasks import TASKS, arguments_of, task_of, vocabulary  # noqa: E402
 
 from text_envs.tasks.reasoning.tracking import holdings  # noqa: E402
@@ -50,6 +50,20 @@ def test_one_task_gets_more_iterations(found: Any) -> None:
     assert {line["method"] for line in found["longer"]} == {"PPO", "FARL", "HIR"}
     (usual,) = {row["rounds"] for row in found["rows"] if row.get("method") == "SFT"}
     assert all(line["rounds"] == 3 * usual for line in found["longer"])
+
+
+def test_the_off_the_shelf_comparison_runs(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "study_her.py"), "--smoke", "--seeds", "1"]
+    command += ["--workers", "1", "--work", str(tmp_path), "--out", str(tmp_path / "her.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    lines = json.loads((tmp_path / "her.json").read_text(encoding="utf-8"))["over_seeds"]
+    assert {(line["task"], line["method"]) for line in lines} == {
+        (task, method) for task in her.TASKS for method in ("HIR", "FARL", "DQN + HER")
+    }
+    shares = ("asked_right", "asked_wrong", "held_out")
+    assert all(0 <= line[share] <= 1 for line in lines for share in shares)
+    assert (tmp_path / "her.png").stat().st_size > 10_000
 
 
 def test_chance_is_that_of_the_options(found: Any) -> None:
