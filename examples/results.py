@@ -110,8 +110,9 @@ def kl_control(content: Any) -> list[str]:
         "self_bleu": "self-BLEU", "length": "length", "ess": "effective texts",
     }  # fmt: skip
     return [
-        "On Reviews-v0 log Z comes from 128 texts of the prior a prompt, the same for all seeds. How "
-        "many of them count at a beta is in the last column; the intervals do not hold this error.",
+        "On Reviews-v0 log Z comes from 128 texts of the prior a prompt, the same for all seeds. "
+        "How many of them count at a beta is in the last column; the intervals do not hold this "
+        "error.",
         table(content["over_seeds"], ("task", "method", "beta"), metrics),
     ]
 
