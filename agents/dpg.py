@@ -74,7 +74,7 @@ import copy
 import json
 import os
 from collections import defaultdict
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from gymnasium import spaces
@@ -96,6 +96,9 @@ from agents.policies import CausalLMPolicy
 from agents.rollouts import Rollout, collect_episodes, score
 from agents.targets import MomentTarget, make_target
 from text_envs.rewards.base import label
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["DPG"]
 

@@ -274,8 +274,11 @@ def _write(storage: Any, dataset: EpisodeDataset, pad: int) -> None:
 
 
 def _digest(storage: Any) -> str:
+    digest = hashlib.sha256()
     with open(storage.data_path / _FILE, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _check_file(name: str, entry: dict[str, Any], storage: Any) -> None:
