@@ -98,6 +98,11 @@ class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
                 f"kl_target={kl_target} adapts kl_coef by factors, and 0 stays 0: give kl_coef a "
                 "start above 0, for example 0.05"
             )
+        if env is None and kwargs.get("_init_setup_model", True):
+            raise ValueError(
+                f"{type(self).__name__} needs env; accepted: an id such as 'text_envs/Toy-v0', or "
+                "an environment"
+            )
         env = as_vec_env(env, num_envs, n_episodes, group_size)
         count = getattr(env, "num_envs", 1)
         if n_episodes % count:
@@ -133,6 +138,7 @@ class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
                 "accepted: the id without Goal, or the algorithms HIR and FARL"
             )
         super()._setup_model()
+        self.remember_words()
         source, actor = self._reference_source, self.policy.actor
         if source is not None:
             self.reference = freeze(actor.like(self._load_reference(source))).to(self.device)
@@ -148,7 +154,7 @@ class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
         if self.env is not None and isinstance(source, str | os.PathLike):
             name, tokenizer = f"reference {os.fspath(source)!r}", self.env.get_attr("tokenizer")[0]
             check_vocabulary(name, saved_vocabulary(source), tokenizer)
-            check_tokens(name, own, tokenizer)
+            check_tokens(name, own, tokenizer, ends=False)
         return lm
 
     # -- roll-outs -----------------------------------------------------------------------------
@@ -203,6 +209,9 @@ class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
         """Score the roll-out under the reference and record its statistics."""
         assert self.ep_info_buffer is not None
         rewards, lengths = rollout.episode_rewards.tolist(), rollout.lengths.tolist()
+        if rollout.policy_mask is None:  # a monitor saw the texts, before rewards were normalised
+            seen = [info.get("episode", {}).get("r") for info in rollout.infos]
+            rewards = [r if s is None else float(s) for r, s in zip(rewards, seen, strict=True)]
         for reward, length in zip(rewards, lengths, strict=True):
             self.ep_info_buffer.append({"r": reward, "l": length, "t": 0.0})
         self._episode_num += len(rollout)
@@ -242,7 +251,7 @@ class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
             )
         reset = args[1] if len(args) > 1 else kwargs.get("reset_num_timesteps", True)
         if reset:
-            self.pending = None
+            self.start_anew()
         resume(self)
         return super()._setup_learn(total_timesteps, *args, **kwargs)
 

@@ -44,7 +44,7 @@ __all__ = [
     "writing_checkpoint",
 ]
 
-FORMAT = 1
+FORMAT = 2
 _CONFIG = "config.json"
 
 

@@ -73,9 +73,11 @@ from __future__ import annotations
 import copy
 import json
 import os
+import zlib
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import Schedule
@@ -91,10 +93,15 @@ from agents.functional_dpg import (
     total_variation,
 )
 from agents.group_rollouts import collect_groups
-from agents.normalisers import CoverageWarnings, Normalisers, warn_about_one_normaliser
+from agents.normalisers import (
+    CoverageWarnings,
+    Normalisers,
+    start_key,
+    warn_about_one_normaliser,
+)
 from agents.policies import CausalLMPolicy
 from agents.rollouts import Rollout, collect_episodes, score
-from agents.targets import MomentTarget, make_target
+from agents.targets import FilterTarget, MomentTarget, RewardTarget, make_target
 from text_envs.rewards.base import label
 
 if TYPE_CHECKING:
@@ -139,7 +146,8 @@ class DPG(EpisodicAlgorithm):
         num_envs: environments to make if `env` is an id.
         stats_window_size: episodes that `rollout/ep_*_mean` average over.
         tensorboard_log: folder for TensorBoard, or None.
-        policy_kwargs: arguments of the policy, `{"model": "reviews"}` by default.
+        policy_kwargs: arguments of the policy, see `policy_kwargs_for`; by default its model is the
+            bundled one where the environment has its words, else a small untrained one.
         verbose: 1 prints the metrics.
         seed: of torch, numpy, Python and the environments.
         device: "auto", "cpu", "cuda".
@@ -190,7 +198,8 @@ class DPG(EpisodicAlgorithm):
         excludes = accept is not None and divergence in ("reverse_kl", "reverse_chi2")
         accepted = "'kl', 'tv', 'js' or 'chi2' with accept, which excludes texts: it is infinite"
         require("divergence", divergence, not excludes, accepted)
-        self._given = {"beta": beta, "accept": accept, "moments": moments}
+        # Of which target the multipliers are; None for those that were given.
+        self._fitted_for: str | None = None
         self.divergence, self.baseline, self.batch_size = divergence, baseline, batch_size
         self.proposal, self.proposal_interval = proposal, proposal_interval
         self.fit_episodes = fit_episodes
@@ -224,17 +233,18 @@ class DPG(EpisodicAlgorithm):
     @property
     def beta(self) -> float | None:
         """The temperature of the target, if it is one of rewards."""
-        return cast("float | None", self._given["beta"])
+        return self.target.beta if isinstance(self.target, RewardTarget) else None
 
     @property
     def accept(self) -> float | None:
         """The bar of the target, if it has one."""
-        return cast("float | None", self._given["accept"])
+        found = self.target.within if isinstance(self.target, MomentTarget) else self.target
+        return found.accept if isinstance(found, FilterTarget) else None
 
     @property
     def moments(self) -> dict[str, float] | None:
         """The wanted means, if the target has any."""
-        return cast("dict[str, float] | None", self._given["moments"])
+        return dict(self.target.moments) if isinstance(self.target, MomentTarget) else None
 
     @property
     def multipliers(self) -> dict[str, float] | None:
@@ -254,6 +264,7 @@ class DPG(EpisodicAlgorithm):
             # Its values are not used, and the old head may have the width of another model.
             width = self.reference.hidden_size
             self._sampler.value_net = nn.Linear(width, 1, device=self.device)
+        self._reference_digest = _digest(self.reference)
         warn_about_one_normaliser(self.env, self.group_size)
 
     @property
@@ -267,24 +278,25 @@ class DPG(EpisodicAlgorithm):
     ) -> Self:
         """Return a saved algorithm, see `TextAlgorithm.load`.
 
-        Multipliers that were fitted to other moments, and normalisers of another target, are not
-        kept. What an environment pays is known by its reward model's name only: for other rewards
-        of the same name, go on with `reset_num_timesteps=True`, which forgets normalisers too.
+        Multipliers that were fitted to another target, and its normalisers, are not kept. What an
+        environment pays is known by its reward model's name only: for other rewards of the same
+        name, give `multipliers=None`, and go on with `reset_num_timesteps=True`, which forgets
+        normalisers too.
         """
         if kwargs.keys() & {"moments", "accept"}:
             kwargs.setdefault("multipliers", None)
         return super().load(path, env, device, **kwargs)
 
     def _target_facts(self) -> str:
-        """Return what tells this target from another one."""
+        """Return what tells this target from another one, but for the multipliers."""
         assert self.env is not None
         try:
             model = self.env.get_attr("reward_model")[0]
         except AttributeError:
             model = None
         pays = None if model is None else label(model)
-        facts = [self._given, self.multipliers, self.group_size, self.reference_name, pays]
-        return json.dumps(facts, sort_keys=True, default=str)
+        given = [self.beta, self.accept, self.moments]
+        return json.dumps([given, self.group_size, self._reference_digest, pays], sort_keys=True)
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
         if args[1] if len(args) > 1 else kwargs.get("reset_num_timesteps", True):
@@ -300,12 +312,15 @@ class DPG(EpisodicAlgorithm):
             "normalisers": self.normalisers.state(),
             "sampler": sampler,
             "warned": sorted(self.coverage.said),
+            "fitted": [self.multipliers, self._fitted_for],
         }
 
     def set_own_state(self, state: dict[str, Any]) -> None:
         """Take over what `own_state` returned."""
         self.normalisers.set_state(state["normalisers"])
         self.coverage.said = set(state["warned"])
+        multipliers, fitted_for = state["fitted"]
+        self._fitted_for = fitted_for if multipliers == self.multipliers else None
         if self._sampler is not None and state["sampler"] is not None:
             self._sampler.load_state_dict(state["sampler"])
 
@@ -315,11 +330,17 @@ class DPG(EpisodicAlgorithm):
         """Update the policy from `self.rollout`."""
         assert self.rollout is not None and self.rollout.ref_log_probs is not None
         rollout, ref_log_probs = self.rollout, self.rollout.ref_log_probs
-        if isinstance(self.target, MomentTarget) and not self.target.multipliers:
+        facts = self._target_facts()
+        if isinstance(self.target, MomentTarget) and (
+            not self.target.multipliers or self._fitted_for not in (None, facts)
+        ):
             self._fit(self.target)
+            self._fitted_for = facts
         log_q = rollout.log_probs.double().sum(dim=1)  # (B,), padded places are 0
         log_p = ref_log_probs.double().sum(dim=1) + self.target.log_potential(rollout)
-        log_z = self.normalisers.update(rollout, log_p, log_q, self._target_facts())
+        log_z = self.normalisers.update(
+            rollout, log_p, log_q, f"{facts} {json.dumps(self.multipliers)}"
+        )
         # In units of each start's own Z: one that is paid more must not seem to be all there is.
         log_w = torch.where(log_z.isfinite(), log_p - log_q - log_z, -torch.inf)
         self.coverage.look_at(log_w, log_z)
@@ -409,9 +430,17 @@ class DPG(EpisodicAlgorithm):
             rollout = collect_episodes(self.behaviour, self.env, count, obs).rollout
         else:
             rollout = collect_groups(self.behaviour, self.env, count, self.group_size).rollout
-            starts = torch.tensor([int(info["example_index"]) for info in rollout.infos])
-            groups = starts.unique(return_inverse=True)[1].to(self.device)
+            keys = np.array([start_key(rollout, row) for row in range(len(rollout))])
+            groups = torch.from_numpy(np.unique(keys, return_inverse=True)[1]).to(self.device)
         rollout = rollout.to(self.device)
         self._last_obs = self.env.reset()  # type: ignore[assignment]
         rollout.ref_log_probs = score(self.reference, rollout)
         target.fit(rollout, groups)
+
+
+def _digest(model: nn.Module | None) -> int:
+    """Return a checksum of the weights."""
+    total = 0
+    for tensor in () if model is None else model.state_dict().values():
+        total = zlib.crc32(tensor.detach().float().cpu().contiguous().numpy().tobytes(), total)
+    return total

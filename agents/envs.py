@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from text_envs.datasets import EpisodeDataset
 from text_envs.lm.scratch import make_lm
-from text_envs.tokenizers import Tokenizer
+from text_envs.tokenizers import Tokenizer, load_tokenizer
 from text_envs.vocabulary import check_vocabulary, saved_vocabulary, tokenizer_facts
 
 __all__ = ["as_vec_env", "policy_kwargs_for", "recorded_env", "tokenizer_of"]
@@ -60,7 +60,7 @@ def tokenizer_of(env: Any) -> Tokenizer | None:
 
 def policy_kwargs_for(
     env: Any,
-    model: str | os.PathLike[str] | PreTrainedModel | Mapping[str, Any] = "reviews",
+    model: str | os.PathLike[str] | PreTrainedModel | Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> dict[str, Any]:
     """Return the `policy_kwargs` that make `CausalLMPolicy` fit an environment.
@@ -74,7 +74,8 @@ def policy_kwargs_for(
         env: a text environment: single, Gymnasium vector or Stable-Baselines3 `VecEnv`.
         model: the language model, see `load_lm`; or `"scratch"` for a small untrained one of the
             environment's own words, or its sizes, for example `{"layers": 2, "width": 64}`, see
-            `text_envs.lm.make_lm`.
+            `text_envs.lm.make_lm`. None for the bundled one, `"reviews"`, where the environment has
+            its words, else `"scratch"`.
         **kwargs: further arguments of `CausalLMPolicy`; they have precedence.
 
     Raises:
@@ -86,14 +87,22 @@ def policy_kwargs_for(
             f"{type(env).__name__} has no tokenizer; accepted: environments of text_envs, or "
             "policy_kwargs with pad_id and bos_id written by hand"
         )
+    if model is None:
+        bundled = tokenizer_facts(load_tokenizer("reviews")) == tokenizer_facts(tokenizer)
+        model = "reviews" if bundled else "scratch"
     if model == "scratch" or isinstance(model, Mapping):
         model = make_lm(env, **({} if isinstance(model, str) else model))
     elif isinstance(model, str | os.PathLike):
-        check_vocabulary(f"model {os.fspath(model)!r}", saved_vocabulary(model), tokenizer)
+        # Not inside: a checkpoint that is being loaded compares by itself, and says more.
+        theirs = saved_vocabulary(model, inside=False)
+        check_vocabulary(f"model {os.fspath(model)!r}", theirs, tokenizer)
     bos = tokenizer.bos_id
     if isinstance(value_model := kwargs.get("value_model"), Mapping) or value_model == "scratch":
         sizes = {} if isinstance(value_model, str) else value_model
         kwargs["value_model"] = make_lm(env, **sizes)
+    elif isinstance(value_model, str | os.PathLike):
+        name = f"value_model {os.fspath(value_model)!r}"
+        check_vocabulary(name, saved_vocabulary(value_model), tokenizer)
     facts = {
         "model": model,
         "pad_id": int(tokenizer.pad_id),
@@ -101,7 +110,6 @@ def policy_kwargs_for(
         "eos_id": int(tokenizer.eos_id),
         "prompt_length": getattr(_attribute(env, "task"), "prompt_length", None),
         "forbidden": np.flatnonzero(tokenizer.forbidden).tolist(),
-        "vocabulary": tokenizer_facts(tokenizer),
     }
     return facts | kwargs
 

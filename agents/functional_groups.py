@@ -11,7 +11,7 @@ from torch import Tensor
 __all__ = ["group_normalised", "leave_one_out"]
 
 # A deviation this small beside the rewards themselves is that of float32.
-_ROUNDING = 1e-6
+_ROUNDING = 2.0 * torch.finfo(torch.float32).eps
 
 
 def leave_one_out(rewards: Tensor) -> Tensor:

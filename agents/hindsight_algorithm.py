@@ -124,7 +124,7 @@ class HindsightAlgorithm(EpisodicAlgorithm):
         self, env: VecEnv, obs: NDArray[np.int64], on_step: Callable[[dict[str, Any]], bool]
     ) -> Collected:
         """Ask for the best goal; if something fails, what was finished is remembered."""
-        self.policy.goal = self.policy.num_goals - 1
+        asked_by_user, self.policy.goal = self.policy.goal, self.policy.num_goals - 1
         with_goals = isinstance(env.observation_space, spaces.Dict)
         shown = GoalsAside(env, self.policy.goal) if with_goals else env
         draw = self._questions.next
@@ -136,6 +136,8 @@ class HindsightAlgorithm(EpisodicAlgorithm):
             if (partial := getattr(error, "partial_rollout", None)) is not None:
                 self.remember(partial)
             raise
+        finally:
+            self.policy.goal = asked_by_user
         if not collected.complete:  # a callback stopped it; nothing will train on it now
             self.remember(collected.rollout)
         return collected

@@ -29,7 +29,6 @@ from agents.saving import resume
 from agents.text_algorithm import TextAlgorithm
 from text_envs import datasets
 from text_envs.datasets import EpisodeDataset
-from text_envs.errors import DatasetError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -145,6 +144,7 @@ class OfflineAlgorithm(TextAlgorithm):
                 self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
             ).to(self.device),
         )
+        self.remember_words()
         if self.dataset is not None:
             self.data = self.as_batch(self.prepare(self.dataset))
 
@@ -162,12 +162,6 @@ class OfflineAlgorithm(TextAlgorithm):
         """Return episodes as tensors, checked against the policy's vocabulary and length."""
         if self.env is not None:
             datasets.check_compatible(dataset, self.env)
-        learnt, theirs = self.policy.vocabulary, dataset.metadata.get("tokenizer")
-        if None not in (learnt, theirs) and learnt != theirs:
-            raise DatasetError(
-                f"{dataset.source or 'data set'}: it was made with another tokenizer than the "
-                f"saved {type(self).__name__} learnt with: {theirs}, not {learnt}"
-            )
         arguments = cast(dict[str, Any], self.policy.arguments)
         self.policy.actor.check_length(dataset.tokens.shape[1])
         return offline_batch(
@@ -260,6 +254,7 @@ class OfflineAlgorithm(TextAlgorithm):
                 sums[key] = sums.get(key, torch.zeros_like(value)) + steps * value
             calls.update_locals({"batch": batch, "metrics": metrics})
             going_on = calls.on_step()
+            calls.on_rollout_end()
             if self._n_updates % log_interval == 0 or self.num_timesteps >= total or not going_on:
                 self._record({key: (value / seen).item() for key, value in sums.items()})
                 sums, seen = {}, 0
@@ -267,6 +262,10 @@ class OfflineAlgorithm(TextAlgorithm):
                 break
         calls.on_training_end()
         return self
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Write what was recorded since the last time; some callbacks of the library ask for it."""
+        self.logger.dump(step=self.num_timesteps)
 
     def _record(self, means: dict[str, float]) -> None:
         """Record metrics averaged over the action tokens since the last record."""
@@ -292,7 +291,8 @@ class OfflineAlgorithm(TextAlgorithm):
     ) -> tuple[int, BaseCallback]:
         """Return the total and the callbacks as one; no environment is touched."""
         if reset_num_timesteps:
-            self.pending, self.num_timesteps, self._episode_num = None, 0, 0
+            self.start_anew()
+            self.num_timesteps, self._episode_num = 0, 0
         if self.order is None:
             lengths = cast(OfflineBatch, self.data).lengths.numpy()
             self.order = BatchOrder(lengths, self.batch_size, self.seed)

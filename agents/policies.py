@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -48,6 +48,10 @@ class CausalLMPolicy(ActorCriticPolicy):
     Sampling draws one uniform number per row from torch's global generator, so `torch.manual_seed`
     fixes the text.
 
+    Attributes:
+        vocabulary: facts of the tokenizer it learns with, see `text_envs.vocabulary`, compared
+            where the policy is used for a task; None where nobody told. Algorithms set it.
+
     Args:
         observation_space: flat `Box` of token ids, `(prompt_length + max_tokens,)`.
         action_space: `Discrete(num_actions)`.
@@ -58,8 +62,6 @@ class CausalLMPolicy(ActorCriticPolicy):
         eos_id: ends a text; only used to avoid it where any other action would do.
         prompt_length: number of prompt columns.
         forbidden: ids that are never written.
-        vocabulary: facts of the tokenizer it learns with, see `text_envs.vocabulary`; compared
-            where the policy is used for a task. None where they are not known.
         temperature: divides the scores; the sampled and the scored distribution are the same.
         value_hidden: widths of hidden layers of the value head; none for a linear one. Its output
             starts at 0 for every state.
@@ -73,6 +75,7 @@ class CausalLMPolicy(ActorCriticPolicy):
     """
 
     actor_class: ClassVar[type[ActionLM]] = ActionLM
+    vocabulary: dict[str, Any] | None = None
 
     def __init__(
         self,
@@ -86,7 +89,6 @@ class CausalLMPolicy(ActorCriticPolicy):
         eos_id: int | None = None,
         prompt_length: int | None = None,
         forbidden: Iterable[int] = (),
-        vocabulary: Mapping[str, Any] | None = None,
         temperature: float = 1.0,
         value_hidden: Sequence[int] = (),
         detach_value: bool = False,
@@ -109,7 +111,6 @@ class CausalLMPolicy(ActorCriticPolicy):
             normalize_images=False,
         )
         lm, self.tokenizer = self.load_model(model)
-        self.vocabulary = None if vocabulary is None else dict(vocabulary)
         self.actor = self.actor_class(
             lm,
             num_actions=int(action_space.n),
@@ -147,7 +148,6 @@ class CausalLMPolicy(ActorCriticPolicy):
             "eos_id": eos_id,
             "prompt_length": prompt_length,
             "forbidden": list(forbidden),
-            "vocabulary": self.vocabulary,
             "temperature": temperature,
             "value_hidden": list(value_hidden),
             "detach_value": detach_value,

@@ -123,7 +123,8 @@ class PPO(EpisodicAlgorithm, stable_baselines3.PPO):
         num_envs: environments to make if `env` is an id.
         stats_window_size: episodes that `rollout/ep_*_mean` average over.
         tensorboard_log: folder for TensorBoard, or None.
-        policy_kwargs: arguments of the policy, `{"model": "reviews"}` by default.
+        policy_kwargs: arguments of the policy, see `policy_kwargs_for`; by default its model is the
+            bundled one where the environment has its words, else a small untrained one.
         verbose: 1 prints the metrics.
         seed: of torch, numpy, Python and the environments.
         device: "auto", "cpu", "cuda".

@@ -206,6 +206,11 @@ def collect_episodes(
         raise ValueError(
             f"n_episodes must be a positive multiple of num_envs={num_envs}, got {n_episodes}"
         )
+    if not np.issubdtype(obs.dtype, np.integer):
+        raise ValueError(
+            f"observations must be token ids, got {obs.dtype}; accepted: VecNormalize with "
+            "norm_obs=False"
+        )
     store = _Store(num_envs, n_episodes // num_envs, obs.shape[1])
     batch = np.arange(num_envs)  # rows in the model's batch; some may have done their share
     stopped = False
@@ -297,6 +302,12 @@ class _Store:
         rewards: NDArray[Any],
     ) -> None:
         at = (self.episode(rows), self.t[rows])
+        if (self.t[rows] >= self.tokens.shape[1]).any():
+            raise RuntimeError(
+                "an episode has more steps than an observation has columns: the environment was "
+                "stepped by somebody else during the roll-out. Give callbacks that play, such as "
+                "EvalCallback, an environment of their own"
+            )
         self.steps["actions"][at] = actions
         self.steps["columns"][at] = columns
         self.steps["values"][at] = values

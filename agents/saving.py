@@ -32,6 +32,7 @@ from agents.checkpoints import (
     writing_checkpoint,
 )
 from agents.envs import tokenizer_of
+from text_envs.errors import DatasetError
 from text_envs.lm.loading import quietly
 from text_envs.vocabulary import check_vocabulary
 
@@ -75,6 +76,7 @@ def load_policy(cls: Any, path: str | os.PathLike[str], device: Any, **overrides
             **_policy_kwargs(folder, content, overrides, "%s=..."),
         )
         _read_policy(policy, folder)
+        policy.vocabulary = content["vocabulary"]
     return policy.to(get_device(device))
 
 
@@ -88,6 +90,7 @@ def _write_policy(policy: Any, folder: Path) -> None:
         "observation_space": describe_space(policy.observation_space),
         "action_space": describe_space(policy.action_space),
         "arguments": {k: encode(v) for k, v in arguments.items()},
+        "vocabulary": policy.vocabulary,
     }
     (folder / "policy.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     for name, lm in models.items():
@@ -113,7 +116,8 @@ def _heads(policy: Any) -> dict[str, torch.Tensor]:
 
 def _write_lm(lm: Any, folder: Path) -> None:
     with quietly():
-        lm.save_pretrained(folder, max_shard_size="1000GB")
+        # Under the names that the weights have in memory, which some families change on disk.
+        lm.save_pretrained(folder, max_shard_size="1000GB", save_original_format=False)
 
 
 def _read_policy(policy: Any, folder: Path, exact_match: bool = True) -> None:
@@ -247,24 +251,42 @@ def load_algorithm(
         algorithm._setup_model()
         algorithm.seed = seed
         _read_policy(algorithm.policy, tree / "policy")
+        algorithm.policy.vocabulary = content["vocabulary"] or algorithm.policy.vocabulary
+        _refuse_other_words(algorithm, path)
         load_optimizer(algorithm.policy.optimizer, load_tree(tree, "optimizer"))
         state = load_tree(tree, "state")
         for name in _COUNTERS:
             setattr(algorithm, name, state[name])
         if "own" in state:
             algorithm.set_own_state(state["own"])
-        if algorithm.env is not None:
-            tokenizer = tokenizer_of(algorithm.env)
-            check_vocabulary(f"{cls.__name__} in {path}", algorithm.policy.vocabulary, tokenizer)
         algorithm.ep_info_buffer = deque(state["ep_info"], maxlen=algorithm._stats_window_size)
         algorithm.ep_success_buffer = deque(maxlen=algorithm._stats_window_size)
+        if overrides.get("seed") is not None:  # asked to go on with other random numbers
+            state.pop("rng", None)
         algorithm.pending = state
     return algorithm
 
 
+def _refuse_other_words(algorithm: Any, path: str | os.PathLike[str]) -> None:
+    """Raise an error if a loaded algorithm got data or an environment of other tokens."""
+    learnt, dataset = algorithm.policy.vocabulary, getattr(algorithm, "dataset", None)
+    theirs = None if dataset is None else dataset.metadata.get("tokenizer")
+    if dataset is not None and None not in (learnt, theirs) and learnt != theirs:
+        raise DatasetError(
+            f"{dataset.source or 'data set'}: it was made with another tokenizer than "
+            f"{type(algorithm).__name__} in {path} learnt with: {theirs}, not {learnt}"
+        )
+    if algorithm.env is not None:
+        name = f"{type(algorithm).__name__} in {path}"
+        check_vocabulary(name, learnt, tokenizer_of(algorithm.env), padding=True)
+
+
 def set_parameters(algorithm: Any, path: str | os.PathLike[str], exact_match: bool) -> None:
     """Put the saved weights, and the optimiser's state if `exact_match`, into an algorithm."""
-    with open_checkpoint(path) as (tree, _):
+    with open_checkpoint(path) as (tree, config):
+        if algorithm.env is not None:
+            words = config.get("tokenizer")
+            check_vocabulary(f"the agent in {path}", words, tokenizer_of(algorithm.env))
         folder = tree / "policy" if (tree / "policy").is_dir() else tree
         _read_policy(algorithm.policy, folder, exact_match)
         if exact_match and (tree / "optimizer.json").is_file():
@@ -298,6 +320,9 @@ def resume(algorithm: Any) -> None:
     state, algorithm.pending = algorithm.pending, None
     if state is None:
         return
+    if "rng" not in state:
+        algorithm.set_random_seed(algorithm.seed)
+        return
     if "data" in state:
         algorithm.set_data_state(state["data"])
     elif state["env"] is not None and _set_env_state(algorithm.env, state["env"]):
@@ -330,6 +355,7 @@ def _set_env_state(env: Any, state: dict[str, Any]) -> bool:
         elif len(state["rows"]) != env.num_envs:
             raise ValueError(f"{len(state['rows'])} rows were saved, here are {env.num_envs}")
         else:
+            env.reset()  # wrappers around the rows want one before any step
             for row, saved in enumerate(state["rows"]):
                 env.env_method("set_state", saved, indices=row)
     except (AttributeError, ValueError) as error:

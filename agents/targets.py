@@ -216,8 +216,12 @@ def make_target(
         for term, number in (numbers or {}).items():
             require(f"{kind}[{term!r}]", number, lambda x: isinstance(x, Real), "a number")
     if beta is not None:
-        return RewardTarget(beta)
-    within = None if accept is None else FilterTarget(accept)
+        return RewardTarget(float(beta))
+    within = None if accept is None else FilterTarget(float(accept))
     if within is not None and moments is None:
         return within
-    return MomentTarget(dict(moments or {}), dict(multipliers or {}), within)
+    wanted, known = (
+        {term: float(number) for term, number in (numbers or {}).items()}
+        for numbers in (moments, multipliers)
+    )
+    return MomentTarget(wanted, known, within)

@@ -13,10 +13,13 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Conve
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback
 
+from agents.envs import tokenizer_of
 from agents.instructed import InstructedPolicy, InstructedSeq2SeqPolicy
 from agents.policies import CausalLMPolicy
 from agents.saving import load_algorithm, save_algorithm, set_parameters
 from agents.seq2seq import Seq2SeqPolicy
+from text_envs.policy_sources import check_tokens
+from text_envs.vocabulary import check_vocabulary, tokenizer_facts
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -66,6 +69,35 @@ class TextAlgorithm(BaseAlgorithm):
         """
         save_algorithm(self, path)
 
+    def remember_words(self) -> None:
+        """Note at the policy which words it learns; call it once policy and environment are there.
+
+        Raises:
+            ValueError: the model of the policy comes with other words than the environment's.
+        """
+        tokenizer = None if self.env is None else tokenizer_of(self.env)
+        if tokenizer is not None and isinstance(self.policy, CausalLMPolicy):
+            check_tokens("model", self.policy.tokenizer, tokenizer, ends=False)
+            self.policy.vocabulary = tokenizer_facts(tokenizer)
+
+    def start_anew(self) -> None:
+        """Forget where a loaded run was, which is then seeded as a new one."""
+        if self.pending is not None:
+            self.pending = None
+            self.set_random_seed(self.seed)
+
+    def set_env(self, env: Any, force_reset: bool = True) -> None:
+        """Take another environment of the same spaces and the same words.
+
+        Raises:
+            ValueError: its words or its spaces are others.
+        """
+        tokenizer = tokenizer_of(env)
+        if tokenizer is not None and isinstance(self.policy, CausalLMPolicy):
+            name = f"this {type(self).__name__}"
+            check_vocabulary(name, self.policy.vocabulary, tokenizer, padding=True)
+        super().set_env(env, force_reset)
+
     @classmethod
     def load(  # type: ignore[override]
         cls, path: Any, env: Any = None, device: torch.device | str = "auto", **kwargs: Any
@@ -80,12 +112,18 @@ class TextAlgorithm(BaseAlgorithm):
             path: a folder or a `.zip` that `save` wrote.
             env: an environment like the one trained on; None if only predictions are wanted.
             device: where to put it.
-            **kwargs: arguments to use instead of the saved ones; a `dataset` is never saved.
+            **kwargs: arguments to use instead of the saved ones; a `dataset` is never saved. With a
+                `seed`, training goes on with the random numbers of that seed. Those that
+                Stable-Baselines3's `load` has are taken too: `custom_objects` are such arguments,
+                `print_system_info` and `force_reset` have no effect.
 
         Raises:
             CheckpointError: a file is truncated, altered or of something else; it is named.
             FileNotFoundError: there is nothing at `path`.
         """
+        for name in ("print_system_info", "force_reset"):
+            kwargs.pop(name, None)
+        kwargs = {**(kwargs.pop("custom_objects", None) or {}), **kwargs}
         return cast("Self", load_algorithm(cls, path, env, device, **kwargs))
 
     def set_parameters(

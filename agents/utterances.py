@@ -116,7 +116,9 @@ class Plans:
 
     A plan belongs to a text, not to a place in the batch: whichever row looks as a plan left it is
     continued by that plan, so that rows may come and go from call to call. A text that no plan left
-    is new, or its turn is over: it gets a new plan. Plans of texts that are not shown are dropped.
+    is new, or its turn is over: it gets a new plan. Plans of texts that are not shown are dropped:
+    what is played must not depend on what was played before. Environments that take turns need a
+    policy each, or every token is planned anew.
 
     Attributes:
         waiting: unfinished plans, by the bytes of the row they expect; equal rows have one each.

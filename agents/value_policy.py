@@ -138,6 +138,8 @@ class ValueGuidedPolicy(CausalLMPolicy):
             raise ValueError(f"unknown variant {variant!r}.{suggest(str(variant), VARIANTS)}")
         if candidates is not None:
             require_whole("candidates", candidates)
+        if isinstance(given := kwargs.get("model"), PreTrainedModel) and not train_policy:
+            kwargs["model"] = copy.deepcopy(given)  # frozen here, and not where it comes from
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
         self.value_net = cast(Any, nn.Identity())  # the parent's head; V is the critic's
         if candidates is None and variant == "utterance":

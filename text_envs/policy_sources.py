@@ -75,22 +75,35 @@ def load_for(tokenizer: Tokenizer, name: str | os.PathLike[str]) -> Any:
     return lm
 
 
-def check_tokens(name: str, own: Tokenizer | None, tokenizer: Tokenizer) -> None:
-    """Raise a ValueError if a model comes with another tokenizer than `tokenizer`."""
-    if own is not None and not _same_tokens(own, tokenizer):
+def check_tokens(
+    name: str, own: Tokenizer | None, tokenizer: Tokenizer, *, ends: bool = True
+) -> None:
+    """Refuse a model that comes with another tokenizer than `tokenizer`.
+
+    Args:
+        name: of the model, for the message.
+        own: its tokenizer; None where it has none.
+        tokenizer: of the task.
+        ends: whether both must end texts with the same token, as must who writes them alone.
+
+    Raises:
+        ValueError: the tokenizers differ.
+    """
+    if own is not None and not _same_tokens(own, tokenizer, ends):
         raise ValueError(
             f"{name} has the tokenizer {own!r}, the task {tokenizer!r}; "
-            "make the environment with tokenizer= of the model"
+            "make the environment with tokenizer= of the model, or take a model of its words "
+            "('scratch' where one is to be trained)"
         )
 
 
-def _same_tokens(one: Any, other: Any) -> bool:
+def _same_tokens(one: Any, other: Any, ends: bool) -> bool:
     """Return whether ids mean the same; padding, which no model is fed, may differ."""
     if not (hasattr(one, "hf") and hasattr(other, "hf")):
         return bool(one == other)
     known = {i: word for word, i in one.hf.get_vocab().items() if i < other.num_actions}
     words = {i: word for word, i in other.hf.get_vocab().items() if i < other.num_actions}
-    return bool(one.eos_id == other.eos_id) and known == words
+    return known == words and (not ends or bool(one.eos_id == other.eos_id))
 
 
 def action_lm(lm: Any, name: str, task: Task | Tokenizer) -> ActionLM:

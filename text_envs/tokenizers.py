@@ -331,7 +331,8 @@ def load_tokenizer(spec: object) -> Tokenizer:
 
     Args:
         spec: a `Tokenizer`, a tokenizer object of `transformers`, `"reviews"` for the bundled one,
-            a folder or file written by `WordTokenizer.save`, or whatever
+            a folder or file written by `WordTokenizer.save`, the folder of a saved agent whose
+            model came with a tokenizer, or whatever
             `transformers.AutoTokenizer.from_pretrained` accepts (code from the Hub is never run).
 
     Raises:
@@ -350,6 +351,9 @@ def load_tokenizer(spec: object) -> Tokenizer:
         )
     if spec == "reviews":
         return _bundled("reviews")
+    for inside in ("policy/lm", "lm"):  # where a saved agent, or its policy, keeps its model
+        if (Path(spec) / inside).is_dir():
+            spec = Path(spec) / inside
     file = Path(spec) / "tokenizer.json" if Path(spec).is_dir() else Path(spec)
     if file.is_file() and has_word_rules(json.loads(file.read_text(encoding="utf-8"))):
         return WordTokenizer.from_file(file)

@@ -17,6 +17,9 @@ from typing import Any
 
 import numpy as np
 
+# Folders of a checkpoint that hold a model.
+_INSIDE = ("lm", "policy")
+
 __all__ = ["check_vocabulary", "saved_vocabulary", "tokenizer_facts"]
 
 
@@ -54,38 +57,51 @@ def _words(tokenizer: Any) -> list[str]:
         return list(tokenizer.words)
     if hasattr(tokenizer, "hf"):
         known = sorted((i, word) for word, i in tokenizer.hf.get_vocab().items())
-        return [f"{i} {word}" for i, word in known]
+        # Without padding, which no model is fed: where it was added, its spelling says nothing.
+        return [f"{i} {word}" for i, word in known if i != tokenizer.pad_id]
     return [tokenizer.decode([i]) for i in range(tokenizer.vocab_size)]
 
 
-def saved_vocabulary(source: Any) -> dict[str, Any] | None:
+def saved_vocabulary(source: Any, *, inside: bool = True) -> dict[str, Any] | None:
     """Return the facts that a saved agent or policy keeps of its tokenizer.
 
     Args:
         source: the folder it was saved to; of anything else nothing is known.
+        inside: whether it may be a folder inside of that one, as `policy/lm`.
     """
     if not isinstance(source, str | os.PathLike):
         return None
-    config = Path(source) / "config.json"
-    if not config.is_file():
-        return None
-    facts = json.loads(config.read_bytes()).get("tokenizer")
-    return facts if isinstance(facts, dict) and "sha256" in facts else None
+    path = Path(source)
+    folders = [path]
+    while inside and path.name in _INSIDE:
+        path = path.parent
+        folders.append(path)
+    for config in (folder / "config.json" for folder in folders):
+        facts = json.loads(config.read_bytes()).get("tokenizer") if config.is_file() else None
+        if isinstance(facts, dict) and "sha256" in facts:
+            return facts
+    return None
 
 
-def check_vocabulary(name: str, theirs: Mapping[str, Any] | None, tokenizer: Any) -> None:
+def check_vocabulary(
+    name: str, theirs: Mapping[str, Any] | None, tokenizer: Any, *, padding: bool = False
+) -> None:
     """Refuse what learnt with other words than those of `tokenizer`.
 
     Args:
         name: what is checked, for the message.
         theirs: facts of its tokenizer; None where nobody knows them, and nothing is refused.
         tokenizer: a `text_envs.tokenizers.Tokenizer`.
+        padding: whether padding must have the same id, as must where texts are shown as they are;
+            a model that is made anew for an environment never sees it.
 
     Raises:
         ValueError: the facts differ.
     """
     ours = tokenizer_facts(tokenizer)
-    if theirs is not None and dict(theirs) != ours:
+    if theirs is None:
+        return
+    if any(theirs.get(key) != ours[key] for key in ours if padding or key != "pad_id"):
         raise ValueError(
             f"{name} learnt with another tokenizer, {dict(theirs)}; the environment has {ours}; "
             "accepted: an environment made with the tokenizer of the model"

@@ -57,11 +57,11 @@ def measure(quick: bool, seed: int) -> dict[str, Any]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.lm"])  # imports once for all of the processes
     points = []
-    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
-        for num_envs, max_tokens in sizes:
+    for num_envs, max_tokens in sizes:
+        with ProcessPoolExecutor(1, context) as pool:  # each its own: memory stays taken
             peak = round(pool.submit(peak_mib, num_envs, max_tokens, seed).result(), 2)
-            points.append({"episodes": num_envs, "max_tokens": max_tokens, "peak_mib": peak})
-            print(f"{num_envs} episodes, T={max_tokens}: peak {peak:.1f} MiB", flush=True)
+        points.append({"episodes": num_envs, "max_tokens": max_tokens, "peak_mib": peak})
+        print(f"{num_envs} episodes, T={max_tokens}: peak {peak:.1f} MiB", flush=True)
     tokens = np.array([p["episodes"] * (8 + p["max_tokens"]) for p in points], dtype=float)
     peaks = np.array([p["peak_mib"] for p in points])
     slope, offset = (float(x) for x in np.polyfit(tokens, peaks, 1))

@@ -15,12 +15,15 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv
+from transformers import GPTNeoConfig, GPTNeoForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
 
 import text_envs
-from agents import PPO, CausalLMPolicy, SaveEvery, checkpoints, load_lm
+from agents import PPO, CausalLMPolicy, SaveEvery, checkpoints, load_lm, policy_kwargs_for
 from agents.checkpoints import CheckpointError
+from text_envs.tokenizers import WordTokenizer
 
 
 class Kill(BaseCallback):
@@ -319,3 +322,147 @@ def test_archives_do_not_escape_their_folder(make_agent: Any, tmp_path: Path) ->
         archive.writestr("../evil.txt", "boo")
     PPO.load(tmp_path / "x.zip")
     assert not (tmp_path / "evil.txt").exists() and not (tmp_path.parent / "evil.txt").exists()
+
+
+@pytest.mark.parametrize("face", ["single", "rows", "monitored"])
+def test_rows_inside_wrappers_go_on_exactly(tmp_path: Path, face: str) -> None:
+    """Texts of one token end together, so that nobody resets the wrappers after the roll-out."""
+
+    def environment() -> Any:
+        def one() -> Any:
+            return gym.make("text_envs/Toy-v0", max_tokens=1)
+
+        if face == "single":
+            return one()
+        return DummyVecEnv([one] * 2) if face == "rows" else make_vec_env(one, 2)
+
+    def agent_on(env: Any) -> PPO:
+        return PPO("CausalLMPolicy", env, n_episodes=8, seed=0, device="cpu",
+                   policy_kwargs={"model": {"layers": 1, "width": 16}})  # fmt: skip
+
+    straight = agent_on(environment()).learn(8)
+    straight.save(tmp_path / "x")
+    straight.learn(16, reset_num_timesteps=False)
+    again = PPO.load(tmp_path / "x", env=environment(), device="cpu")
+    again.learn(16, reset_num_timesteps=False)
+    assert torch.equal(*(torch.cat([p.flatten() for p in a.policy.parameters()])
+                         for a in (straight, again)))  # fmt: skip
+
+
+def small_family(name: str) -> Any:
+    if name == "neox":
+        config: Any = GPTNeoXConfig(
+            vocab_size=6, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+            num_attention_heads=2, max_position_embeddings=16,
+        )  # fmt: skip
+        return GPTNeoXForCausalLM(config)
+    config = GPTNeoConfig(
+        vocab_size=6, hidden_size=16, num_layers=1, num_heads=2, max_position_embeddings=16,
+        attention_types=[[["global"], 1]], intermediate_size=32,
+    )  # fmt: skip
+    return GPTNeoForCausalLM(config)
+
+
+@pytest.mark.parametrize("family", ["neox", "neo"])
+def test_families_with_other_names_on_disk_or_slow_attention_only(
+    tmp_path: Path, family: str
+) -> None:
+    kwargs: dict[str, Any] = {"n_episodes": 8, "device": "cpu", "seed": 0}
+    agent = PPO(
+        "CausalLMPolicy", "text_envs/Toy-v0", policy_kwargs={"model": small_family(family)},
+        kl_coef=0.1, **kwargs,
+    ).learn(20)  # fmt: skip
+    agent.save(tmp_path / "agent")
+    again = PPO.load(tmp_path / "agent", env="text_envs/Toy-v0")
+    for one, other in zip(agent.policy.parameters(), again.policy.parameters(), strict=True):
+        assert torch.equal(one, other)
+    PPO("CausalLMPolicy", "text_envs/Toy-v0", policy_kwargs={"model": tmp_path / "agent"}, **kwargs)
+
+
+def test_a_seed_after_loading_counts(make_agent: Any, share: Any, tmp_path: Path) -> None:
+    make_agent().learn(100).save(tmp_path / "x")
+
+    def after(reset: bool, **seed: int) -> torch.Tensor:
+        env = text_envs.make_sb3(share, num_envs=8)
+        agent = PPO.load(tmp_path / "x", env=env, device="cpu", **seed)
+        agent.learn(100, reset_num_timesteps=reset)
+        return torch.cat([p.detach().flatten() for p in agent.policy.parameters()])
+
+    for reset in (True, False):
+        assert torch.equal(after(reset, seed=5), after(reset, seed=5))
+        assert not torch.equal(after(reset, seed=5), after(reset, seed=6))
+    assert torch.equal(after(True), after(True))
+
+
+def test_what_the_library_s_load_takes(make_agent: Any, tmp_path: Path) -> None:
+    make_agent().save(tmp_path / "x")
+    changed = {"learning_rate": 0.5}
+    agent = PPO.load(
+        tmp_path / "x", custom_objects=changed, print_system_info=False, force_reset=True
+    )
+    assert agent.learning_rate == 0.5
+
+
+def test_other_words_are_refused_wherever_they_come_from(
+    make_agent: Any, share: Any, tmp_path: Path
+) -> None:
+    class Turned(type(share)):  # type: ignore[misc]
+        """The same words in the other order."""
+
+        def __init__(self) -> None:
+            words = list(share.tokenizer.words)[:12][::-1]
+            text_envs.Task.__init__(
+                self, [share.example(i) for i in range(len(share))],
+                tokenizer=WordTokenizer(words), prompt_length=share.prompt_length,
+                max_tokens=share.max_tokens,
+            )  # fmt: skip
+
+    agent = make_agent()
+    other = text_envs.make_sb3(Turned(), num_envs=8)
+    with pytest.raises(ValueError, match="this PPO learnt with another tokenizer"):
+        agent.set_env(other)
+    agent.save(tmp_path / "x")
+    with pytest.raises(ValueError, match="this PPO learnt with another tokenizer"):
+        PPO.load(tmp_path / "x").set_env(other)
+    kwargs: dict[str, Any] = {"policy_kwargs": {"model": "scratch"}, "n_episodes": 8}
+    with pytest.raises(ValueError, match="the agent in .*x learnt with another tokenizer"):
+        PPO("CausalLMPolicy", other, **kwargs).set_parameters(tmp_path / "x")
+    with pytest.raises(ValueError, match="policy PPO learnt with another tokenizer"):
+        text_envs.datasets.collect(other, agent, 2)
+
+
+def test_the_default_model_knows_the_words() -> None:
+    def model_of(env_id: str) -> Any:
+        kwargs = policy_kwargs_for(gym.make(env_id))
+        return kwargs["model"]
+
+    assert model_of("text_envs/Reviews-v0") == "reviews"
+    assert model_of("text_envs/Wordle-v0").config.vocab_size < 40
+    with pytest.raises(ValueError, match="model has the tokenizer WordTokenizer.*'scratch'"):
+        PPO("CausalLMPolicy", "text_envs/Wordle-v0", n_episodes=8,
+            policy_kwargs={"model": "reviews"})  # fmt: skip
+
+
+class Fixed(CausalLMPolicy):
+    """A policy that names what it takes."""
+
+    def __init__(
+        self, observation_space: Any, action_space: Any, lr_schedule: Any, *, model: Any,
+        pad_id: int, bos_id: int, eos_id: int, prompt_length: int, forbidden: Any,
+        use_sde: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            observation_space, action_space, lr_schedule, model=model, pad_id=pad_id,
+            bos_id=bos_id, eos_id=eos_id, prompt_length=prompt_length, forbidden=forbidden,
+        )  # fmt: skip
+
+
+def test_a_policy_of_few_arguments(tmp_path: Path) -> None:
+    agent = PPO(Fixed, "text_envs/Toy-v0", n_episodes=8, policy_kwargs={"model": "scratch"})
+    assert agent.policy.vocabulary is not None
+    agent.policy.save(tmp_path / "policy")
+
+
+def test_an_algorithm_without_environment() -> None:
+    with pytest.raises(ValueError, match="PPO needs env; accepted: an id"):
+        PPO("CausalLMPolicy", None)

@@ -17,7 +17,9 @@ from stable_baselines3.common.logger import Logger
 
 import text_envs
 from agents import DPG, dpg
+from agents.normalisers import start_key
 from text_envs import EpisodeBatch, Task, exact
+from text_envs.roll_in import GuidedStarts
 
 PRIOR = (0.5, 0.3, 0.2)  # of a, b, end
 
@@ -374,3 +376,59 @@ def test_normalisers_belong_to_prompts_not_to_their_numbers(tmp_path: Path) -> N
     again.learn(2_000, reset_num_timesteps=False)
     digests = [{key.split(":")[1] for key in keys} for keys in (before, again.normalisers.found)]
     assert digests[0] == digests[1] and before < set(again.normalisers.found)
+
+
+def test_moments_are_fitted_for_each_start_that_a_guide_wrote(tmp_path: Path) -> None:
+    """The multipliers are of the target that is then aimed at: one Z for each start."""
+
+    def guide(query: Any) -> list[list[int]]:
+        return [([3] * 3 if rng.random() < 0.5 else [5] * 3) for rng in query.rngs]
+
+    starts = GuidedStarts(guide, beta=0.9)
+    env = text_envs.make_sb3(Share(), num_envs=64, seed=0, starts=starts)
+    agent = DPG(
+        "CausalLMPolicy", env, moments={"reward": 0.3}, group_size=8, n_episodes=256, seed=0,
+        fit_episodes=2048, device="cpu", policy_kwargs={"model": tiny_gpt2(16)},
+    )  # fmt: skip
+    agent._setup_learn(1)
+    agent.collect_rollouts(agent.env, agent._setup_learn(1)[1])  # type: ignore[arg-type]
+    agent.train()
+    keys = [start_key(agent.rollout, i) for i in range(256)]  # type: ignore[arg-type]
+    assert len(set(keys)) > 8  # more than there are prompts
+    fitted = agent.target.log_potential(agent.rollout)  # type: ignore[arg-type]
+    weights, reward = fitted.exp(), agent.rollout.episode_rewards.double()  # type: ignore[union-attr]
+    groups = np.unique(keys, return_inverse=True)[1]
+    means = [
+        float((weights[groups == g] * reward[groups == g]).sum() / weights[groups == g].sum())
+        for g in groups
+    ]
+    assert np.mean(means) == pytest.approx(0.3, abs=0.06)
+
+
+def test_another_reference_or_reward_is_another_target(tmp_path: Path) -> None:
+    agent = toy(moments={"task": 0.8}, learning_rate=1e-3)
+    agent.learn(600)
+    agent.save(tmp_path / "agent")
+    iid_lm((0.2, 0.2, 0.6)).save_pretrained(tmp_path / "other")
+
+    def fitted(**kwargs: Any) -> float:
+        env = text_envs.make_sb3("text_envs/Toy-v0", num_envs=64, **kwargs.pop("env", {}))
+        again = DPG.load(tmp_path / "agent", env=env, **kwargs)
+        again.learn(256, reset_num_timesteps=False)
+        assert again.multipliers is not None
+        return again.multipliers["task"]
+
+    kept = agent.multipliers["task"]  # type: ignore[index]
+    assert fitted() == kept
+    assert fitted(reference=tmp_path / "other") != kept
+    assert fitted(env={"reward": length_of_b}) != kept
+    assert fitted(reference=tmp_path / "other", multipliers={"task": 9.0}) == 9.0  # as given
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    agent = toy(beta=np.float32(0.5), learning_rate=1e-3)
+    agent.learn(600)
+    agent.save(tmp_path / "agent")
+    again = DPG.load(tmp_path / "agent", env=text_envs.make_sb3("text_envs/Toy-v0", num_envs=64))
+    again.learn(1, reset_num_timesteps=False)
+    assert again.normalisers.found["all"][1] == agent.normalisers.found["all"][1] + 1

@@ -15,7 +15,12 @@ from helpers import Echo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import tiny_gpt2
-from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CheckpointCallback,
+    EvalCallback,
+    LogEveryNTimesteps,
+)
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import LinearSchedule
 
@@ -543,3 +548,29 @@ def quick() -> Any:
         "ValueGuidedPolicy", dataset=recipe("comments", 10, seed=1), variant="utterance", seed=0,
         policy_kwargs={"model": "scratch"},
     )  # fmt: skip
+
+
+def test_callbacks_of_the_library_that_log_and_count(data: EpisodeDataset) -> None:
+    class Count(BaseCallback):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[str] = []
+
+        def _on_rollout_start(self) -> None:
+            self.seen.append("start")
+
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
+            self.seen.append("end")
+
+    count = Count()
+    make(data).learn(n_epochs=2, callback=[LogEveryNTimesteps(10), count])
+    assert count.seen and count.seen == ["start", "end"] * (len(count.seen) // 2)
+
+
+def test_a_model_that_is_passed_stays_trainable(data: EpisodeDataset) -> None:
+    lm = tiny_gpt2(6)
+    ILQL("ValueGuidedPolicy", dataset=data, policy_kwargs={"model": lm}).learn(n_epochs=1)
+    assert all(p.requires_grad for p in lm.parameters())

@@ -8,11 +8,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import text_envs
-from agents import CausalLMPolicy, policy_kwargs_for
+from agents import PPO, CausalLMPolicy, policy_kwargs_for
 from agents.rollouts import Rollout, collect_episodes, score
 from text_envs import RewardModelError, Role, TokenEnv
 
@@ -190,3 +192,25 @@ def test_goes_through_gymnasium_ids(gpt2: Any) -> None:
     assert len(rollout) == 4 and "Rollout(4 episodes" in repr(rollout)
     partition = torch.cat(list(rollout.minibatches(3)))
     assert sorted(partition.tolist()) == [0, 1, 2, 3]
+
+
+def test_the_monitor_s_returns_are_what_is_reported() -> None:
+    env = VecNormalize(make_vec_env("text_envs/Maze-v0", 4, seed=0), norm_obs=False)
+    agent = PPO("CausalLMPolicy", env, n_episodes=8, policy_kwargs={"model": "scratch"}).learn(1)
+    returns = [info["episode"]["r"] for info in agent.rollout.infos]  # type: ignore[union-attr]
+    assert [entry["r"] for entry in agent.ep_info_buffer or ()] == pytest.approx(returns)
+    assert agent.rollout is not None
+    assert agent.rollout.episode_rewards.tolist() != pytest.approx(returns)
+    blurred = PPO("CausalLMPolicy", VecNormalize(env.venv), policy_kwargs={"model": "scratch"})
+    with pytest.raises(
+        ValueError, match="token ids, got float32; accepted: VecNormalize with norm"
+    ):
+        blurred.learn(1)
+
+
+def test_a_callback_that_plays_in_the_training_environment_is_told_so() -> None:
+    env = text_envs.make_sb3("text_envs/Toy-v0", num_envs=2, seed=0)
+    agent = PPO("CausalLMPolicy", env, n_episodes=8, policy_kwargs={"model": "scratch"}, seed=0)
+    callback = EvalCallback(env, eval_freq=1, n_eval_episodes=2, verbose=0, warn=False)
+    with pytest.raises(RuntimeError, match="an environment of their own"):
+        agent.learn(50, callback=callback)

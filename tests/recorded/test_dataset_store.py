@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -22,6 +23,8 @@ from text_envs.datasets import EpisodeDataset
 from text_envs.errors import DatasetError
 from text_envs.tasks.toy import Toy
 from text_envs.tasks.wordle import Wordle
+from text_envs.tokenizers import HFTokenizer
+from text_envs.vocabulary import check_vocabulary, tokenizer_facts
 
 # Two texts after a prompt of up to two tokens: "7 5 | 1 2" with a reply 6, and "7 | 3".
 FIELDS: dict[str, Any] = {
@@ -381,8 +384,7 @@ def fingerprint(task: Any) -> dict[str, Any]:
 
 
 def test_fingerprints_of_transformers_tokenizers_and_of_unhashable_ones(bpe_tokenizer: Any) -> None:
-    from text_envs.tokenizers import HFTokenizer, WordTokenizer
-    from text_envs.vocabulary import tokenizer_facts
+    from text_envs.tokenizers import WordTokenizer
 
     one, two = tokenizer_facts(HFTokenizer(bpe_tokenizer)), tokenizer_facts(WordTokenizer(["a"]))
     assert one["kind"] == "HFTokenizer" and one["sha256"] != two["sha256"]
@@ -408,3 +410,14 @@ def test_an_empty_truncated_is_no_default() -> None:
         small(truncated=np.zeros(0, dtype=bool))
     with pytest.raises(DatasetError, match=r"roles must have the shape \(B, L\), got None"):
         small(roles=None)
+
+
+def test_the_spelling_of_padding_is_not_the_vocabulary(bpe_tokenizer: Any) -> None:
+    one, other = copy.deepcopy(bpe_tokenizer), copy.deepcopy(bpe_tokenizer)
+    one.add_special_tokens({"pad_token": "<pad>"})
+    other.add_special_tokens({"pad_token": "<|nothing|>"})
+    facts = tokenizer_facts(HFTokenizer(one))
+    check_vocabulary("x", facts, HFTokenizer(other), padding=True)
+    check_vocabulary("x", facts | {"pad_id": 7}, HFTokenizer(other))
+    with pytest.raises(ValueError, match="x learnt with another tokenizer"):
+        check_vocabulary("x", facts | {"pad_id": 7}, HFTokenizer(other), padding=True)

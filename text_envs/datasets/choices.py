@@ -15,6 +15,7 @@ from text_envs.errors import suggest
 from text_envs.policies import LogProbs, as_log_probs
 from text_envs.tasks.base import Task
 from text_envs.types import Turns
+from text_envs.vocabulary import check_vocabulary
 
 __all__ = ["Chooser", "Scripted", "as_chooser", "policy_name"]
 
@@ -49,10 +50,13 @@ def as_chooser(policy: Any, task: Task, *, deterministic: bool, seed: int) -> Ch
 
     Raises:
         TypeError: a policy of no known kind.
-        ValueError: a name that is neither a quality nor a language model's.
+        ValueError: a name that is neither a quality nor a language model's, or a policy that
+            learnt with other words.
     """
     if isinstance(policy, str):
         _check_name(policy, task)
+    learnt = getattr(getattr(policy, "policy", policy), "vocabulary", None)
+    check_vocabulary(f"policy {policy_name(policy)}", learnt, task.tokenizer)
     if hasattr(policy, "predict"):
         return _Predict(policy, deterministic)
     rng = np.random.default_rng([seed, 2])

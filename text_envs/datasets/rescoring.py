@@ -105,10 +105,12 @@ def rescore(
 def _check(episodes: EpisodeDataset, task_or_env: Any, task: Task) -> None:
     check_compatible(episodes, task_or_env)
     theirs = episodes.metadata.get("task")
-    ours = f"{type(task).__module__}:{type(task).__qualname__}"
-    if theirs is not None and theirs != ours:
+    # By the name alone: the module of a script has another one when it is imported.
+    ours = [cls.__qualname__ for cls in type(task).__mro__]
+    if theirs is not None and str(theirs).rpartition(":")[2] not in ours:
         raise DatasetError(
-            f"{episodes.source or 'data set'}: its episodes are of the task {theirs}, not of {ours}"
+            f"{episodes.source or 'data set'}: its episodes are of the task {theirs}, not of "
+            f"{type(task).__module__}:{ours[0]}"
         )
     largest = int(episodes.example_indices.max(initial=-1))
     if largest >= len(task):

@@ -82,15 +82,16 @@ def load_lm(
     if not seq2seq:
         kind, bundled = "causal", ", ".join(map(repr, BUNDLED)) + ", "
     architecture = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
     try:
         with quietly():
-            model = architecture.from_pretrained(
-                source,
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=False,
-                attn_implementation="sdpa",
-            )
+            try:
+                model = architecture.from_pretrained(source, attn_implementation="sdpa", **options)
+            except ValueError as error:
+                if "attn_implementation" not in str(error):
+                    raise
+                # A family without the fast form, such as GPT-Neo.
+                model = architecture.from_pretrained(source, attn_implementation="eager", **options)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"no {kind} language model {os.fspath(name_or_path)!r} (safetensors). Accepted: "
