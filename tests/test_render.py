@@ -338,6 +338,7 @@ def test_a_gif_needs_frames_of_one_shape(tmp_path: Path) -> None:
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:.*invalid escape sequence")  # in moviepy's source
 @pytest.mark.parametrize("name", ["Reviews-v0", "WordSortingGoal-v0"])
 def test_record_video(name: str, tmp_path: Path) -> None:
     pytest.importorskip("moviepy", reason="videos need moviepy: pip install 'text_envs[video]'")

@@ -320,7 +320,8 @@ def test_a_guide_that_fails_within_a_step_loses_nothing(mode: str) -> None:
     before = env.engine.tokens.copy()
     with pytest.raises(GuideError, match="no route") as caught:
         env.step(np.array([A, A]))
-    assert any("rows [0] started again" in note for note in getattr(caught.value, "__notes__", []))
+    if hasattr(caught.value, "add_note"):  # from Python 3.11 on
+        assert any("rows [0] started again" in note for note in caught.value.__notes__)
     assert np.array_equal(env.engine.tokens, before)
     guide.broken = False
     observations, *_ = env.step(np.array([A, A]))  # raised once: stepping goes on

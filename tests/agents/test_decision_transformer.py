@@ -100,7 +100,7 @@ def test_cached_decoding_gives_the_trained_distribution(
         for k in range(int(batch.lengths[row])):
             column, action = int(batch.columns[row, k]), int(batch.actions[row, k])
             obs = np.full((1, env.observation_space.shape[0]), tokenizer.pad_id)  # type: ignore[index]
-            obs[0, : column + 1] = batch.tokens[row, : column + 1]
+            obs[0, : column + 1] = batch.tokens[row, : column + 1].numpy()
             text = obs[0][obs[0] != tokenizer.pad_id].tolist()
             ids = torch.tensor([[policy.arguments["first_id"] + levels[row], *text]])
             with torch.no_grad():
