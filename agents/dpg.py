@@ -103,6 +103,7 @@ from agents.policies import CausalLMPolicy
 from agents.rollouts import Rollout, collect_episodes, score
 from agents.targets import FilterTarget, MomentTarget, RewardTarget, make_target
 from text_envs.rewards.base import label
+from text_envs.tasks.base import Task
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -110,6 +111,8 @@ if TYPE_CHECKING:
 __all__ = ["DPG"]
 
 PROPOSALS = ("policy", "adaptive", "reference")
+# Prompts that a target is told by; all of a large data set would take longer than an iteration.
+_LOOKED_AT = 64
 
 
 class DPG(EpisodicAlgorithm):
@@ -192,8 +195,8 @@ class DPG(EpisodicAlgorithm):
         require("proposal", proposal, proposal in PROPOSALS, ", ".join(PROPOSALS))
         require_whole("proposal_interval", proposal_interval)
         require("max_grad_norm", max_grad_norm, lambda x: x > 0, "above 0")
-        enough = fit_episodes is None or fit_episodes >= 1
-        require("fit_episodes", fit_episodes, enough, "None or at least 1")
+        if fit_episodes is not None:
+            require_whole("fit_episodes", fit_episodes)
         require_batch(batch_size, n_episodes)
         excludes = accept is not None and divergence in ("reverse_kl", "reverse_chi2")
         accepted = "'kl', 'tv', 'js' or 'chi2' with accept, which excludes texts: it is infinite"
@@ -294,9 +297,14 @@ class DPG(EpisodicAlgorithm):
             model = self.env.get_attr("reward_model")[0]
         except AttributeError:
             model = None
-        pays = None if model is None else label(model)
-        given = [self.beta, self.accept, self.moments]
-        return json.dumps([given, self.group_size, self._reference_digest, pays], sort_keys=True)
+        facts = [
+            [self.beta, self.accept, self.moments],
+            self.group_size,
+            self._reference_digest,
+            None if model is None else label(model),
+            _questions(self.env.get_attr("task")[0]),
+        ]
+        return json.dumps(facts, sort_keys=True)
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
         if args[1] if len(args) > 1 else kwargs.get("reset_num_timesteps", True):
@@ -436,6 +444,13 @@ class DPG(EpisodicAlgorithm):
         self._last_obs = self.env.reset()  # type: ignore[assignment]
         rollout.ref_log_probs = score(self.reference, rollout)
         target.fit(rollout, groups)
+
+
+def _questions(task: Task) -> list[Any]:
+    """Return what tells the prompts of one task from those of another."""
+    some = range(0, len(task), max(1, len(task) // _LOOKED_AT))
+    text = json.dumps([task.example(i).prompt for i in some])
+    return [type(task).__qualname__, len(task), zlib.crc32(text.encode())]
 
 
 def _digest(model: nn.Module | None) -> int:

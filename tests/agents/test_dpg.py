@@ -375,7 +375,7 @@ def test_normalisers_belong_to_prompts_not_to_their_numbers(tmp_path: Path) -> N
     again = DPG.load(tmp_path / "agent", env=text_envs.make_sb3(Turned(), num_envs=64))
     again.learn(2_000, reset_num_timesteps=False)
     digests = [{key.split(":")[1] for key in keys} for keys in (before, again.normalisers.found)]
-    assert digests[0] == digests[1] and before < set(again.normalisers.found)
+    assert digests[0] == digests[1] and not before & set(again.normalisers.found)
 
 
 def test_moments_are_fitted_for_each_start_that_a_guide_wrote(tmp_path: Path) -> None:
