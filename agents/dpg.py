@@ -73,7 +73,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import zlib
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
@@ -101,9 +100,8 @@ from agents.normalisers import (
 )
 from agents.policies import CausalLMPolicy
 from agents.rollouts import Rollout, collect_episodes, score
+from agents.target_facts import target_facts, weights_digest
 from agents.targets import FilterTarget, MomentTarget, RewardTarget, make_target
-from text_envs.rewards.base import label
-from text_envs.tasks.base import Task
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -111,8 +109,6 @@ if TYPE_CHECKING:
 __all__ = ["DPG"]
 
 PROPOSALS = ("policy", "adaptive", "reference")
-# Prompts that a target is told by; all of a large data set would take longer than an iteration.
-_LOOKED_AT = 64
 
 
 class DPG(EpisodicAlgorithm):
@@ -267,7 +263,7 @@ class DPG(EpisodicAlgorithm):
             # Its values are not used, and the old head may have the width of another model.
             width = self.reference.hidden_size
             self._sampler.value_net = nn.Linear(width, 1, device=self.device)
-        self._reference_digest = _digest(self.reference)
+        self._reference_digest = weights_digest(self.reference)
         warn_about_one_normaliser(self.env, self.group_size)
 
     @property
@@ -292,19 +288,8 @@ class DPG(EpisodicAlgorithm):
 
     def _target_facts(self) -> str:
         """Return what tells this target from another one, but for the multipliers."""
-        assert self.env is not None
-        try:
-            model = self.env.get_attr("reward_model")[0]
-        except AttributeError:
-            model = None
-        facts = [
-            [self.beta, self.accept, self.moments],
-            self.group_size,
-            self._reference_digest,
-            None if model is None else label(model),
-            _questions(self.env.get_attr("task")[0]),
-        ]
-        return json.dumps(facts, sort_keys=True)
+        given = [self.beta, self.accept, self.moments, self.group_size, self._reference_digest]
+        return target_facts(given, self.env)
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
         if args[1] if len(args) > 1 else kwargs.get("reset_num_timesteps", True):
@@ -444,18 +429,3 @@ class DPG(EpisodicAlgorithm):
         self._last_obs = self.env.reset()  # type: ignore[assignment]
         rollout.ref_log_probs = score(self.reference, rollout)
         target.fit(rollout, groups)
-
-
-def _questions(task: Task) -> list[Any]:
-    """Return what tells the prompts of one task from those of another."""
-    some = range(0, len(task), max(1, len(task) // _LOOKED_AT))
-    text = json.dumps([task.example(i).prompt for i in some])
-    return [type(task).__qualname__, len(task), zlib.crc32(text.encode())]
-
-
-def _digest(model: nn.Module | None) -> int:
-    """Return a checksum of the weights."""
-    total = 0
-    for tensor in () if model is None else model.state_dict().values():
-        total = zlib.crc32(tensor.detach().float().cpu().contiguous().numpy().tobytes(), total)
-    return total
