@@ -63,7 +63,7 @@ import torch
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
-from agents.checks import require
+from agents.checks import require, require_weight
 from agents.functional_bc import smoothed_log_probs
 from agents.offline import OfflineAlgorithm
 from agents.offline_batches import OfflineBatch
@@ -136,9 +136,7 @@ class BC(OfflineAlgorithm):
     ) -> None:
         require("top", top, lambda x: 0 < x <= 1, "above 0 and at most 1")
         require("label_smoothing", label_smoothing, lambda x: 0 <= x < 1, "in [0, 1)")
-        require(
-            "weight_decay", weight_decay, lambda x: 0 <= x < float("inf"), "at least 0 and finite"
-        )
+        require_weight("weight_decay", weight_decay)
         require("held_out", held_out, lambda x: 0 <= x < 1, "in [0, 1)")
         self.top, self.min_return = top, min_return
         self.label_smoothing, self.weight_decay = label_smoothing, weight_decay

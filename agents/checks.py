@@ -28,14 +28,15 @@ def require(name: str, value: Any, fine: bool | Callable[[Any], bool], accepted:
         raise ValueError(f"{name} must be {accepted}, got {value!r}")
 
 
-def require_whole(name: str, value: object, least: int = 1) -> None:
-    """Raise a ValueError unless `value` is an integer of at least `least`."""
+def require_whole(name: str, value: object, least: int = 1, *, none: bool = False) -> None:
+    """Raise a ValueError unless `value` is an integer of at least `least`, or None if allowed."""
     whole = isinstance(value, int | np.integer) and value >= least
-    require(name, value, bool(whole), f"an integer of at least {least}")
+    accepted = f"{'None or ' if none else ''}an integer of at least {least}"
+    require(name, value, bool(whole) or (none and value is None), accepted)
 
 
-def require_batch(batch_size: object, n_episodes: int, none: bool = True) -> None:
-    """Raise a ValueError unless `batch_size` is a number of sequences of a roll-out, or `None`."""
+def require_batch(batch_size: object, n_episodes: int, *, none: bool = True) -> None:
+    """Raise a ValueError unless `batch_size` is a number of sequences of a roll-out, or None."""
     require_whole("n_episodes", n_episodes)
     fits = isinstance(batch_size, int | np.integer) and 1 <= batch_size <= n_episodes
     accepted = f"{'None or ' if none else ''}1..n_episodes={n_episodes} sequences"

@@ -95,7 +95,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
 from agents.bc import with_weight_decay
-from agents.checks import require, require_weight
+from agents.checks import require, require_weight, require_whole
 from agents.envs import as_vec_env
 from agents.functional_hir import contrastive_loss, entropy_loss, supervised_loss
 from agents.goal_rollouts import inner
@@ -221,13 +221,10 @@ class HIR(HindsightAlgorithm):
             ("group_size", group_size, 1),
             ("parts", parts, 0),
         ):
-            require(name, count, _whole(count, least), f"an integer of at least {least}")
-        few = buffer_limit is None or _whole(buffer_limit, 1)
-        require("buffer_limit", buffer_limit, few, "None or an integer of at least 1")
+            require_whole(name, count, least)
+        require_whole("buffer_limit", buffer_limit, none=True)
         require("max_grad_norm", max_grad_norm, lambda x: x > 0, "above 0")
-        require(
-            "weight_decay", weight_decay, lambda x: 0 <= x < float("inf"), "at least 0 and finite"
-        )
+        require_weight("weight_decay", weight_decay)
         if levels is not None:
             levels_of(np.zeros(1), levels)
             levels = [float(level) for level in levels]  # an array has no truth value
@@ -350,7 +347,3 @@ class HIR(HindsightAlgorithm):
             )
 
     nothing_hint: ClassVar[str] = "; all were cut off before their end"
-
-
-def _whole(count: Any, least: int) -> bool:
-    return isinstance(count, int | np.integer) and bool(count >= least)
