@@ -31,7 +31,6 @@ from agents.text_algorithm import TextAlgorithm
 from text_envs.lm.action_lm import ActionLM
 from text_envs.lm.loading import BUNDLED, freeze
 from text_envs.policy_sources import check_tokens
-from text_envs.vocabulary import check_vocabulary, saved_vocabulary
 
 __all__ = ["EpisodicAlgorithm", "TokenProgressBar"]
 
@@ -153,8 +152,7 @@ class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
         lm, own = self.policy.load_model(source)
         if self.env is not None and isinstance(source, str | os.PathLike):
             name, tokenizer = f"reference {os.fspath(source)!r}", self.env.get_attr("tokenizer")[0]
-            check_vocabulary(name, saved_vocabulary(source), tokenizer)
-            check_tokens(name, own, tokenizer, ends=False)
+            check_tokens(name, own, tokenizer, source=source, ends=False)
         return lm
 
     # -- roll-outs -----------------------------------------------------------------------------

@@ -90,19 +90,11 @@ def policy_kwargs_for(
     if model is None:
         bundled = tokenizer_facts(load_tokenizer("reviews")) == tokenizer_facts(tokenizer)
         model = "reviews" if bundled else "scratch"
-    if model == "scratch" or isinstance(model, Mapping):
-        model = make_lm(env, **({} if isinstance(model, str) else model))
-    elif isinstance(model, str | os.PathLike):
-        # Not inside: a checkpoint that is being loaded compares by itself, and says more.
-        theirs = saved_vocabulary(model, inside=False)
-        check_vocabulary(f"model {os.fspath(model)!r}", theirs, tokenizer)
+    # Not inside: a checkpoint that is being loaded compares by itself, and says more.
+    model = _model_of(env, "model", model, inside=False)
+    if "value_model" in kwargs:
+        kwargs["value_model"] = _model_of(env, "value_model", kwargs["value_model"])
     bos = tokenizer.bos_id
-    if isinstance(value_model := kwargs.get("value_model"), Mapping) or value_model == "scratch":
-        sizes = {} if isinstance(value_model, str) else value_model
-        kwargs["value_model"] = make_lm(env, **sizes)
-    elif isinstance(value_model, str | os.PathLike):
-        name = f"value_model {os.fspath(value_model)!r}"
-        check_vocabulary(name, saved_vocabulary(value_model), tokenizer)
     facts = {
         "model": model,
         "pad_id": int(tokenizer.pad_id),
@@ -112,6 +104,16 @@ def policy_kwargs_for(
         "forbidden": np.flatnonzero(tokenizer.forbidden).tolist(),
     }
     return facts | kwargs
+
+
+def _model_of(env: Any, name: str, model: Any, *, inside: bool = True) -> Any:
+    """Return a new model where one from scratch is asked for; else what was given, checked."""
+    if model == "scratch" or isinstance(model, Mapping):
+        return make_lm(env, **({} if isinstance(model, str) else model))
+    if isinstance(model, str | os.PathLike):
+        theirs = saved_vocabulary(model, inside=inside)
+        check_vocabulary(f"{name} {os.fspath(model)!r}", theirs, tokenizer_of(env))
+    return model
 
 
 def _attribute(env: Any, name: str) -> Any:

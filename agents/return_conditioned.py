@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from agents.policies import CausalLMPolicy
-from text_envs.lm.action_lm import ActionLM, check_vocabulary
+from text_envs.lm.action_lm import ActionLM, check_rows
 from text_envs.lm.loading import load_lm
 
 __all__ = ["ReturnConditionedLM", "ReturnConditionedPolicy", "return_levels"]
@@ -144,7 +144,7 @@ class ReturnConditionedPolicy(CausalLMPolicy):
         lm, tokenizer = load_lm(copy.deepcopy(model) if isinstance(model, nn.Module) else model)
         if first_id is None:
             rows = int(cast(nn.Embedding, lm.get_input_embeddings()).weight.shape[0])
-            check_vocabulary(lm, rows, int(cast(spaces.Discrete, action_space).n))
+            check_rows(lm, rows, int(cast(spaces.Discrete, action_space).n))
             first_id = max(rows, pad_id + 1)  # padding is never fed, so it may lie beyond the rows
             lm.resize_token_embeddings(first_id + len(levels), mean_resizing=False)
         super().__init__(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from text_envs.tasks.base import Task
 from text_envs.tokenizers import Tokenizer
-from text_envs.vocabulary import check_vocabulary, saved_vocabulary
+from text_envs.vocabulary import check_vocabulary, saved_vocabulary, vocabulary_of
 
 if TYPE_CHECKING:
     from text_envs.lm import ActionLM
@@ -70,25 +70,26 @@ def load_for(tokenizer: Tokenizer, name: str | os.PathLike[str]) -> Any:
     from text_envs.lm import load_lm
 
     lm, own = load_lm(name)
-    check_vocabulary(f"policy {os.fspath(name)!r}", saved_vocabulary(name), tokenizer)
-    check_tokens(f"policy {os.fspath(name)!r}", own, tokenizer)
+    check_tokens(f"policy {os.fspath(name)!r}", own, tokenizer, source=name)
     return lm
 
 
 def check_tokens(
-    name: str, own: Tokenizer | None, tokenizer: Tokenizer, *, ends: bool = True
+    name: str, own: Tokenizer | None, tokenizer: Tokenizer, *, source: Any = None, ends: bool = True
 ) -> None:
-    """Refuse a model that comes with another tokenizer than `tokenizer`.
+    """Refuse a model that comes with another tokenizer than `tokenizer`, or learnt with one.
 
     Args:
         name: of the model, for the message.
         own: its tokenizer; None where it has none.
         tokenizer: of the task.
+        source: where the model was loaded from; a saved agent knows what it learnt with.
         ends: whether both must end texts with the same token, as must who writes them alone.
 
     Raises:
         ValueError: the tokenizers differ.
     """
+    check_vocabulary(name, saved_vocabulary(source), tokenizer)
     if own is not None and not _same_tokens(own, tokenizer, ends):
         raise ValueError(
             f"{name} has the tokenizer {own!r}, the task {tokenizer!r}; "
@@ -176,7 +177,7 @@ def agent_scores(policy: Any, name: str, task: Task | Tokenizer) -> Scores:
         ValueError: it has other spaces, or needs more than the observation.
     """
     tokenizer = task.tokenizer if isinstance(task, Task) else task
-    check_vocabulary(f"policy {name}", getattr(policy, "vocabulary", None), tokenizer)
+    check_vocabulary(f"policy {name}", vocabulary_of(policy), tokenizer)
     space, actions = (getattr(policy, f"{kind}_space", None) for kind in ("observation", "action"))
     if actions is not None:
         if not hasattr(actions, "n"):

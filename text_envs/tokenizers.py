@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from text_envs.vocabulary import model_folder
 from text_envs.words import BOS, EOS, PAD, UNK, has_word_rules, join, pieces, split, to_json
 
 __all__ = ["CharTokenizer", "HFTokenizer", "Tokenizer", "WordTokenizer", "load_tokenizer"]
@@ -351,9 +352,7 @@ def load_tokenizer(spec: object) -> Tokenizer:
         )
     if spec == "reviews":
         return _bundled("reviews")
-    for inside in ("policy/lm", "lm"):  # where a saved agent, or its policy, keeps its model
-        if (Path(spec) / inside).is_dir():
-            spec = Path(spec) / inside
+    spec = model_folder(spec)
     file = Path(spec) / "tokenizer.json" if Path(spec).is_dir() else Path(spec)
     if file.is_file() and has_word_rules(json.loads(file.read_text(encoding="utf-8"))):
         return WordTokenizer.from_file(file)

@@ -17,10 +17,16 @@ from typing import Any
 
 import numpy as np
 
-# Folders of a checkpoint that hold a model.
-_INSIDE = ("lm", "policy")
+__all__ = [
+    "check_vocabulary",
+    "model_folder",
+    "saved_vocabulary",
+    "tokenizer_facts",
+    "vocabulary_of",
+]
 
-__all__ = ["check_vocabulary", "saved_vocabulary", "tokenizer_facts"]
+# Folders of a checkpoint, one in the other, of which the innermost holds the model.
+_INSIDE = ("policy", "lm")
 
 
 def tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
@@ -62,6 +68,20 @@ def _words(tokenizer: Any) -> list[str]:
     return [tokenizer.decode([i]) for i in range(tokenizer.vocab_size)]
 
 
+def model_folder(source: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """Return where a saved agent, or its policy, keeps its model; anything else as it is."""
+    for inside in (Path(*_INSIDE), Path(_INSIDE[-1])):
+        if (Path(source) / inside).is_dir():
+            return Path(source) / inside
+    return source
+
+
+def vocabulary_of(agent: Any) -> dict[str, Any] | None:
+    """Return the facts that an agent or a policy keeps of its tokenizer; None of anything else."""
+    facts: dict[str, Any] | None = getattr(getattr(agent, "policy", agent), "vocabulary", None)
+    return facts
+
+
 def saved_vocabulary(source: Any, *, inside: bool = True) -> dict[str, Any] | None:
     """Return the facts that a saved agent or policy keeps of its tokenizer.
 
@@ -98,9 +118,9 @@ def check_vocabulary(
     Raises:
         ValueError: the facts differ.
     """
-    ours = tokenizer_facts(tokenizer)
     if theirs is None:
         return
+    ours = tokenizer_facts(tokenizer)
     if any(theirs.get(key) != ours[key] for key in ours if padding or key != "pad_id"):
         raise ValueError(
             f"{name} learnt with another tokenizer, {dict(theirs)}; the environment has {ours}; "

@@ -15,7 +15,7 @@ from text_envs.errors import suggest
 from text_envs.policies import LogProbs, as_log_probs
 from text_envs.tasks.base import Task
 from text_envs.types import Turns
-from text_envs.vocabulary import check_vocabulary
+from text_envs.vocabulary import check_vocabulary, vocabulary_of
 
 __all__ = ["Chooser", "Scripted", "as_chooser", "policy_name"]
 
@@ -55,8 +55,7 @@ def as_chooser(policy: Any, task: Task, *, deterministic: bool, seed: int) -> Ch
     """
     if isinstance(policy, str):
         _check_name(policy, task)
-    learnt = getattr(getattr(policy, "policy", policy), "vocabulary", None)
-    check_vocabulary(f"policy {policy_name(policy)}", learnt, task.tokenizer)
+    check_vocabulary(f"policy {policy_name(policy)}", vocabulary_of(policy), task.tokenizer)
     if hasattr(policy, "predict"):
         return _Predict(policy, deterministic)
     rng = np.random.default_rng([seed, 2])
@@ -128,15 +127,20 @@ class Scripted:
 
 
 class _Group:
-    """The rows that a model is shown: those asked for, and for a while those that have finished."""
+    """The rows that a model is shown: those asked for, and for a while those that have finished.
 
-    def __init__(self) -> None:
+    Args:
+        keep_while: as long as more than this share of the rows is asked for; 1.0 keeps none.
+    """
+
+    def __init__(self, keep_while: float = _KEEP_WHILE) -> None:
+        self.keep_while = keep_while
         self.rows: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 
     def of(self, asked: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return the rows to show, and where among them those asked for are."""
         here = np.isin(self.rows, asked)
-        if here.sum() < len(asked) or len(asked) <= _KEEP_WHILE * len(self.rows):
+        if here.sum() < len(asked) or len(asked) <= self.keep_while * len(self.rows):
             self.rows, here = asked, np.ones(len(asked), dtype=bool)
         return self.rows, here
 
@@ -146,14 +150,13 @@ class _Predict:
 
     def __init__(self, policy: Any, deterministic: bool) -> None:
         self.policy, self.deterministic = policy, deterministic
-        # Of an agent that writes whole utterances, see `agents.value_policy`.
-        self.plans = getattr(getattr(policy, "policy", policy), "plans", None) is not None
-        self.group = _Group()
+        # An agent that writes whole utterances (`agents.value_policy`) cannot plan for a text that
+        # is over.
+        plans = getattr(getattr(policy, "policy", policy), "plans", None) is not None
+        self.group = _Group(1.0 if plans else _KEEP_WHILE)
 
     def __call__(self, obs: Any, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         shown, asked = self.group.of(rows)
-        if self.plans:  # nothing can be planned for a text that is over
-            shown, asked = rows, np.ones(len(rows), dtype=bool)
         chosen = self.policy.predict(_rows_of(obs, shown), deterministic=self.deterministic)
         # Stable-Baselines3 returns the state of a recurrent policy too.
         actions = np.asarray(chosen[0] if isinstance(chosen, tuple) else chosen)

@@ -15,7 +15,7 @@ from text_envs.guides.sampler import Sampler
 from text_envs.policies import PolicyFunction, as_log_probs
 from text_envs.tasks.base import Task
 from text_envs.tokenizers import Tokenizer, load_tokenizer
-from text_envs.vocabulary import check_vocabulary
+from text_envs.vocabulary import check_vocabulary, vocabulary_of
 
 __all__ = ["BlackBox", "Script", "as_guide"]
 
@@ -184,8 +184,7 @@ def _policy(source: Any, task: Task, tokenizer: Any) -> PolicyFunction:
         own = _tokenizer_of(source) if tokenizer is None else load_tokenizer(tokenizer)
         if own is not None and own != task.tokenizer:
             raise ValueError(_other_tokens(own, task.tokenizer))
-        learnt = getattr(getattr(source, "policy", source), "vocabulary", None)
-        check_vocabulary("it", learnt, task.tokenizer)
+        check_vocabulary("it", vocabulary_of(source), task.tokenizer)
         _check_embeddings(source, task)
         return as_log_probs(_frozen(source), task)
     except ValueError as error:

@@ -22,7 +22,7 @@ from text_envs.lm.cache import CachedDecoder
 from text_envs.lm.encoding import encode
 from text_envs.lm.likelihood import entropy, linear_log_probs, token_log_probs
 
-__all__ = ["ActionLM", "check_shown", "check_vocabulary"]
+__all__ = ["ActionLM", "check_rows", "check_shown"]
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class ActionLM(nn.Module):
         self._check_architecture(lm)
         head = lm.get_output_embeddings()
         rows = int(cast(nn.Embedding, lm.get_input_embeddings()).weight.shape[0])
-        check_vocabulary(lm, rows, num_actions)
+        check_rows(lm, rows, num_actions)
         self.lm = lm
         self.num_actions, self.num_tokens = num_actions, rows
         self.pad_id, self.bos_id, self.prompt_length = pad_id, bos_id, prompt_length
@@ -342,7 +342,7 @@ class ActionLM(nn.Module):
         return "" if close else f"cached and plain states differ by {error:.2g}"
 
 
-def check_vocabulary(lm: PreTrainedModel, rows: int, num_actions: int) -> None:
+def check_rows(lm: PreTrainedModel, rows: int, num_actions: int) -> None:
     """Raise a ValueError if a model of `rows` embeddings lacks some of the actions."""
     if num_actions > rows:
         raise ValueError(

@@ -29,6 +29,7 @@ from transformers.activations import GELUTanh, NewGELUActivation
 from transformers.utils import logging as hf_logging
 
 from text_envs.tokenizers import HFTokenizer, Tokenizer, load_tokenizer
+from text_envs.vocabulary import model_folder
 
 __all__ = ["BUNDLED", "freeze", "load_lm", "quietly"]
 
@@ -82,16 +83,9 @@ def load_lm(
     if not seq2seq:
         kind, bundled = "causal", ", ".join(map(repr, BUNDLED)) + ", "
     architecture = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
-    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
     try:
         with quietly():
-            try:
-                model = architecture.from_pretrained(source, attn_implementation="sdpa", **options)
-            except ValueError as error:
-                if "attn_implementation" not in str(error):
-                    raise
-                # A family without the fast form, such as GPT-Neo.
-                model = architecture.from_pretrained(source, attn_implementation="eager", **options)
+            model = _read(architecture, source, dtype)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"no {kind} language model {os.fspath(name_or_path)!r} (safetensors). Accepted: "
@@ -121,12 +115,22 @@ def quietly() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
+def _read(architecture: Any, source: str, dtype: torch.dtype) -> Any:
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
+    try:
+        return architecture.from_pretrained(source, attn_implementation="sdpa", **options)
+    except ValueError as error:
+        if "attn_implementation" not in str(error):
+            raise
+    # A family without the fast form, such as GPT-Neo.
+    return architecture.from_pretrained(source, attn_implementation="eager", **options)
+
+
 def _locate(name: str) -> str:
     if name in BUNDLED:
         return str(importlib.resources.files("text_envs") / "assets" / name)
-    for inside in ("policy/lm", "lm"):  # where a saved agent, or its policy, keeps its model
-        if (Path(name) / inside).is_dir():
-            return str(Path(name) / inside)
+    if (kept := model_folder(name)) != name:
+        return os.fspath(kept)
     if not Path(name).exists() and "/" not in name:
         close = difflib.get_close_matches(name, BUNDLED, n=1, cutoff=0.7)
         if close:  # answered here: asking the Hub for a misspelt name takes long without network
