@@ -74,6 +74,7 @@ import copy
 import json
 import os
 from collections import defaultdict
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,7 +96,7 @@ from agents.group_rollouts import collect_groups
 from agents.normalisers import (
     CoverageWarnings,
     Normalisers,
-    start_key,
+    start_keys,
     warn_about_one_normaliser,
 )
 from agents.policies import CausalLMPolicy
@@ -263,7 +264,6 @@ class DPG(EpisodicAlgorithm):
             # Its values are not used, and the old head may have the width of another model.
             width = self.reference.hidden_size
             self._sampler.value_net = nn.Linear(width, 1, device=self.device)
-        self._reference_digest = weights_digest(self.reference)
         warn_about_one_normaliser(self.env, self.group_size)
 
     @property
@@ -286,15 +286,20 @@ class DPG(EpisodicAlgorithm):
             kwargs.setdefault("multipliers", None)
         return super().load(path, env, device, **kwargs)
 
+    @cached_property
+    def _reference_digest(self) -> int:
+        """Computed by the first update: who only predicts need not read all weights."""
+        return weights_digest(self.reference)
+
     def _target_facts(self) -> str:
         """Return what tells this target from another one, but for the multipliers."""
         given = [self.beta, self.accept, self.moments, self.group_size, self._reference_digest]
         return target_facts(given, self.env)
 
-    def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
-        if args[1] if len(args) > 1 else kwargs.get("reset_num_timesteps", True):
-            self.normalisers.forget()
-        return super()._setup_learn(total_timesteps, *args, **kwargs)
+    def start_anew(self) -> None:
+        """Forget the normalisers too."""
+        self.normalisers.forget()
+        super().start_anew()
 
     def own_state(self) -> dict[str, Any]:
         """Return what is saved beside weights and arguments: normalisers and proposal."""
@@ -423,8 +428,8 @@ class DPG(EpisodicAlgorithm):
             rollout = collect_episodes(self.behaviour, self.env, count, obs).rollout
         else:
             rollout = collect_groups(self.behaviour, self.env, count, self.group_size).rollout
-            keys = np.array([start_key(rollout, row) for row in range(len(rollout))])
-            groups = torch.from_numpy(np.unique(keys, return_inverse=True)[1]).to(self.device)
+            starts = np.unique(start_keys(rollout, self.group_size), return_inverse=True)[1]
+            groups = torch.from_numpy(starts.repeat(self.group_size)).to(self.device)
         rollout = rollout.to(self.device)
         self._last_obs = self.env.reset()  # type: ignore[assignment]
         rollout.ref_log_probs = score(self.reference, rollout)

@@ -15,7 +15,7 @@ from text_envs.lm.scratch import make_lm
 from text_envs.tokenizers import Tokenizer, load_tokenizer
 from text_envs.vocabulary import check_vocabulary, saved_vocabulary, tokenizer_facts
 
-__all__ = ["as_vec_env", "policy_kwargs_for", "recorded_env", "tokenizer_of"]
+__all__ = ["as_vec_env", "attribute", "policy_kwargs_for", "recorded_env", "tokenizer_of"]
 
 
 def as_vec_env(env: Any, num_envs: int | None, n_episodes: int, group_size: int = 1) -> Any:
@@ -55,7 +55,7 @@ def recorded_env(dataset: EpisodeDataset, num_envs: int) -> Any:
 
 def tokenizer_of(env: Any) -> Tokenizer | None:
     """Return the tokenizer of an environment of any kind, or None."""
-    return cast("Tokenizer | None", _attribute(env, "tokenizer"))
+    return cast("Tokenizer | None", attribute(env, "tokenizer"))
 
 
 def policy_kwargs_for(
@@ -100,7 +100,7 @@ def policy_kwargs_for(
         "pad_id": int(tokenizer.pad_id),
         "bos_id": int(tokenizer.eos_id if bos is None else bos),
         "eos_id": int(tokenizer.eos_id),
-        "prompt_length": getattr(_attribute(env, "task"), "prompt_length", None),
+        "prompt_length": getattr(attribute(env, "task"), "prompt_length", None),
         "forbidden": np.flatnonzero(tokenizer.forbidden).tolist(),
     }
     return facts | kwargs
@@ -116,7 +116,7 @@ def _model_of(env: Any, name: str, model: Any, *, inside: bool = True) -> Any:
     return model
 
 
-def _attribute(env: Any, name: str) -> Any:
+def attribute(env: Any, name: str) -> Any:
     """Return an attribute of the innermost environment, or None."""
     try:
         if hasattr(env, "get_attr") and hasattr(env, "num_envs"):

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.envs import attribute
 from agents.rollouts import Collected, Rollout, TokenPolicy, collect_episodes
 
 __all__ = ["collect_groups"]
@@ -72,16 +73,15 @@ def _begun_by_a_guide(env: VecEnv) -> bool:
     Raises:
         ValueError: the rows are environments of their own, whose plug-ins know of no group.
     """
-    try:
-        engine = env.get_attr("engine")[0]
-    except AttributeError:
+    engine = attribute(env, "engine")
+    if engine is None or engine.starts is None:
         return False
-    if engine.starts is not None and engine.num_envs != env.num_envs:
+    if engine.num_envs != env.num_envs:
         raise ValueError(
             "texts of a group share what starts=... wrote, for which all rows must be in one "
             "batch; accepted: an id, a TokenVectorEnv, or what text_envs.make_sb3 returns"
         )
-    return engine.starts is not None
+    return True
 
 
 def _reset(env: VecEnv, options: Any) -> NDArray[np.int64]:

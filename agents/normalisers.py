@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agents.envs import attribute
 from agents.functional_dpg import effective_sample_size, log_normaliser
 from agents.rollouts import Rollout
 
-__all__ = ["CoverageWarnings", "Normalisers", "start_key", "warn_about_one_normaliser"]
+__all__ = ["CoverageWarnings", "Normalisers", "start_keys", "warn_about_one_normaliser"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Normalisers:
         if self.group_size == 1:
             keys, groups = ["all"], torch.zeros(len(rollout), dtype=torch.long)
         else:
-            keys = [start_key(rollout, row) for row in range(0, len(rollout), self.group_size)]
+            keys = start_keys(rollout, self.group_size)
             groups = torch.arange(len(rollout)) // self.group_size
         groups = groups.to(log_p.device)
         estimates = log_normaliser(log_p, log_q, groups).tolist()
@@ -83,14 +84,18 @@ class Normalisers:
         self.found = {key: (total, int(count)) for key, total, count in state["found"]}
 
 
-def start_key(rollout: Rollout, row: int) -> str:
-    """Return which start a text has: its example, and a digest of the tokens before its own.
+def start_keys(rollout: Rollout, group_size: int) -> list[str]:
+    """Return which start each group of texts has: its example, and a digest of the tokens before.
 
     Of the tokens too, because numbers of examples mean something else in other data, and because a
-    guide may have begun the text.
+    guide may have begun the texts.
     """
-    before = rollout.tokens[row, : int(rollout.columns[row, 0]) + 1].cpu().numpy()
-    return f"{int(rollout.infos[row]['example_index'])}:{zlib.crc32(before.tobytes()):08x}"
+    first = slice(None, None, group_size)  # a group shares its start
+    tokens, stops = rollout.tokens[first].cpu().numpy(), (rollout.columns[first, 0] + 1).tolist()
+    return [
+        f"{int(info['example_index'])}:{zlib.crc32(row[:stop].tobytes()):08x}"
+        for row, stop, info in zip(tokens, stops, rollout.infos[first], strict=True)
+    ]
 
 
 def _log_add(a: float, b: float) -> float:
@@ -145,13 +150,10 @@ class CoverageWarnings:
 
 def warn_about_one_normaliser(env: Any, group_size: int) -> None:
     """Say that one normaliser is meant for one start, if a vector environment has several."""
-    if group_size > 1 or env is None:
+    task, engine = (None if env is None else attribute(env, name) for name in ("task", "engine"))
+    if group_size > 1 or task is None or engine is None:
         return
-    try:
-        starts = len(env.get_attr("task")[0])
-        begun = env.get_attr("engine")[0].starts is not None
-    except AttributeError:
-        return
+    starts, begun = len(task), engine.starts is not None
     if starts > 1 or begun:
         logger.warning(
             "group_size=1 takes one normaliser Z for all %s: starts that the target "

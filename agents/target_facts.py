@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from agents.envs import attribute
 from text_envs.rewards.base import label
 from text_envs.tasks.base import Task
 
@@ -24,12 +25,9 @@ def target_facts(given: Any, env: Any) -> str:
         given: plain values that the target is made of.
         env: the `VecEnv` whose reward model, known by its name, and questions it is of.
     """
-    try:
-        model = env.get_attr("reward_model")[0]
-    except AttributeError:
-        model = None
+    model = attribute(env, "reward_model")
     pays = None if model is None else label(model)
-    return json.dumps([given, pays, _questions(env.get_attr("task")[0])], sort_keys=True)
+    return json.dumps([given, pays, _questions(attribute(env, "task"))], sort_keys=True)
 
 
 def _questions(task: Task) -> list[Any]:

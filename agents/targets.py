@@ -29,6 +29,9 @@ from text_envs.errors import suggest
 
 __all__ = ["FilterTarget", "MomentTarget", "RewardTarget", "Target", "make_target"]
 
+# Of a bar, how far below it float32 may put a text that earns just that.
+_ROUNDING = 1e-6
+
 
 class Target(Protocol):
     """A factor on the reference."""
@@ -36,9 +39,6 @@ class Target(Protocol):
     def log_potential(self, rollout: Rollout) -> Tensor:
         """Return $u$ of each episode, `(B,)` float64; minus infinity excludes a text."""
         ...
-
-
-_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,6 @@ class FilterTarget:
 
     def log_potential(self, rollout: Rollout) -> Tensor:
         """Return 0 for texts that pass and minus infinity for the others, `(B,)`."""
-        # Rewards are float32 here, in which a text that earns just the bar may seem to miss it.
         bar = self.accept - _ROUNDING * max(1.0, abs(self.accept))
         passes = rollout.episode_rewards.double() >= bar
         return torch.where(passes, 0.0, -torch.inf).double()
@@ -203,8 +202,7 @@ def make_target(
     if len(given) != 1 and given != ["accept", "moments"]:
         raise ValueError(
             "DPG needs exactly one of beta, accept and moments, or accept and moments, to know its "
-            "target, got "
-            f"{' and '.join(given) or 'none'}"
+            f"target, got {' and '.join(given) or 'none'}"
         )
     if multipliers is not None and moments is None:
         raise ValueError(f"multipliers {sorted(multipliers)} go with moments, got {given[0]}")

@@ -81,7 +81,7 @@ class TextAlgorithm(BaseAlgorithm):
             self.policy.vocabulary = tokenizer_facts(tokenizer)
 
     def start_anew(self) -> None:
-        """Forget where a loaded run was, which is then seeded as a new one."""
+        """Begin a new run: forget where a loaded one was, which is then seeded as a new one."""
         if self.pending is not None:
             self.pending = None
             self.set_random_seed(self.seed)
