@@ -51,7 +51,7 @@ def compute_reward(achieved: Any, desired: Any, info: Any = None) -> Any:
     for name, goals in (("achieved", reached), ("desired", wanted)):
         if ((goals < int(Goal.WRONG)) | (goals > int(Goal.UNFINISHED))).any():
             raise ValueError(
-                f"{name} goals are {reached if name == 'achieved' else wanted}; accepted: "
+                f"{name} goals are {goals}; accepted: "
                 f"{', '.join(f'{int(goal)} ({goal.name.lower()})' for goal in Goal)}"
             )
     # Plain integers: numpy compares with a member of an enumeration several times slower.
@@ -141,8 +141,7 @@ def as_goals(goal: Any, count: int) -> NDArray[np.int64]:
     Raises:
         ValueError: an unknown goal, or another number of them.
     """
-    single = isinstance(goal, str) or np.ndim(goal) == 0
-    goals = [_as_goal(one) for one in ([goal] * count if single else goal)]
+    goals = [_as_goal(one) for one in ([goal] * count if np.ndim(goal) == 0 else goal)]
     if len(goals) != count:
         raise ValueError(f"option 'goal' has {len(goals)} goals; accepted: one, or {count}")
     return np.array(goals, dtype=np.int64)

@@ -135,7 +135,8 @@ def read_episodes(name: str, opened: Any, *, sealed: bool) -> Iterator[dict[str,
                     "can be read"
                 )
         episode = _compact(where, data, infos)
-        if facts.get(CHECKSUM, None if sealed else checksum(episode)) != checksum(episode):
+        found = checksum(episode)
+        if facts.get(CHECKSUM, None if sealed else found) != found:
             raise DatasetError(f"{where}: it has been altered: its checksum does not fit")
         yield episode
 
