@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent))
 
 from studies import her
-from studies.harness import ROOT, Job, arguments, over_seeds, report, run_stage
+from studies.harness import Job, arguments, command_of, over_seeds, report, run_stage, size_of
 
 METRICS = ("asked_right", "asked_wrong", "held_out")
 METHODS = {"HIR": "tab:green", "FARL": "tab:orange", "DQN + HER": "tab:gray"}
@@ -31,10 +31,8 @@ TOKENS = {"full": 20_000, "quick": 3_000, "smoke": 256}
 
 def main() -> None:
     """Run all jobs and write the report."""
-    parser = arguments(__doc__, "her", seeds=3)
-    parser.add_argument("--smoke", action="store_true", help="the smallest sizes; for the test")
-    args = parser.parse_args()
-    size = "smoke" if args.smoke else "quick" if args.quick else "full"
+    args = arguments(__doc__, "her", seeds=3, smoke=True).parse_args()
+    size = size_of(args)
     jobs = [
         Job(her.train, {"task": task, "method": method, "seed": seed, "tokens": TOKENS[size]})
         for seed in range(args.seeds)
@@ -43,11 +41,9 @@ def main() -> None:
     ]
     rows = run_stage(jobs, args.work / size, args.workers)
     summary = over_seeds(rows, METRICS)
-    out = args.out or ROOT / "docs" / "results" / "her.json"
-    flag = "" if size == "full" else f" --{size}"
     report(
-        out,
-        f"python examples/study_her.py --seeds {args.seeds}{flag}",
+        args.out,
+        command_of(args),
         rows,
         settings={
             "hindsight": dict(her.HINDSIGHT),
@@ -56,7 +52,7 @@ def main() -> None:
         },
         over_seeds=summary,
     )
-    draw(summary, out.with_suffix(".png"))
+    draw(summary, args.out.with_suffix(".png"))
     for line in summary:
         print(line)
 

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent))
 
 from studies import hir, hir_pretraining
-from studies.harness import ROOT, Job, arguments, over_seeds, report, run_stage
+from studies.harness import Job, arguments, command_of, over_seeds, report, run_stage, size_of
 from studies.hir_tasks import SWAPS, TASKS, arguments_of, task_of
 
 METRICS = ("accuracy", "accuracy_train", "accuracy_asked_wrong")
@@ -55,10 +55,8 @@ COLOURS = {
 
 def main() -> None:
     """Run all jobs and write the report."""
-    parser = arguments(__doc__, "hir", seeds=3)
-    parser.add_argument("--smoke", action="store_true", help="the smallest sizes; for the test")
-    args = parser.parse_args()
-    size = "smoke" if args.smoke else "quick" if args.quick else "full"
+    args = arguments(__doc__, "hir", seeds=3, smoke=True).parse_args()
+    size = size_of(args)
     work = args.work / size
     general = Job(hir_pretraining.pretrain, {"task": "all", "seed": 0, **PRETRAINING[size]})
     swaps = Job(
@@ -103,11 +101,9 @@ def main() -> None:
     main_rows = [row for row in rows if row.get("method") in COLOURS]
     ablation_rows = [r for r in rows if r.get("method") in ("HIR", *hir.ABLATION)]
     summary = over_seeds(main_rows, METRICS)
-    out = args.out or ROOT / "docs" / "results" / "hir.json"
-    flag = "" if size == "full" else f" --{size}"
     report(
-        out,
-        f"python examples/study_hir.py --seeds {args.seeds}{flag}",
+        args.out,
+        command_of(args),
         rows + longer,
         settings={
             "sizes": SIZES[size],
@@ -122,7 +118,7 @@ def main() -> None:
         longer=over_seeds(longer, METRICS, ("task", "method", "rounds")),
         ablation=over_seeds([r for r in ablation_rows if r["task"] in ABLATED], METRICS),
     )
-    draw(summary, out.with_suffix(".png"))
+    draw(summary, args.out.with_suffix(".png"))
     for line in over_seeds(_averages(main_rows), METRICS, ("method",)):
         print(line)
 

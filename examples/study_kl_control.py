@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent))
 
 from studies import kl_control
-from studies.harness import ROOT, Job, arguments, over_seeds, report, run_stage
+from studies.harness import Job, arguments, command_of, over_seeds, report, run_stage, size_of
 
 METRICS = (
     "reward", "kl_prior", "entropy", "kl_pi_p", "kl_p_pi", "distinct_1", "distinct_2",
@@ -46,10 +46,8 @@ def jobs_of(
 
 def main() -> None:
     """Run all jobs and write the report."""
-    parser = arguments(__doc__, "kl_control", seeds=3)
-    parser.add_argument("--smoke", action="store_true", help="the smallest sizes; for the test")
-    args = parser.parse_args()
-    size = "smoke" if args.smoke else "quick" if args.quick else "full"
+    args = arguments(__doc__, "kl_control", seeds=3, smoke=True).parse_args()
+    size = size_of(args)
     work = args.work / size
     toy_tokens, tokens, per_prompt = SIZES[size]
 
@@ -90,15 +88,13 @@ def main() -> None:
     for row in rows:
         row.pop("prior", None)  # a path of this machine
     summary = over_seeds(rows, METRICS, keys=("task", "method", "beta"))
-    out = args.out or ROOT / "docs" / "results" / "kl_control.json"
-    flags = "" if size == "full" else f" --{size}"
     report(
-        out,
-        f"python examples/study_kl_control.py --seeds {args.seeds}{flags}",
+        args.out,
+        command_of(args),
         [{k: v for k, v in row.items() if k != "curve"} for row in rows],
         over_seeds=summary,
     )
-    draw(rows, summary, out.with_suffix(".png"))
+    draw(rows, summary, args.out.with_suffix(".png"))
     for line in summary:
         shown = {m: line[m] for m in METRICS[:5] if m in line}
         print(line["task"], line["method"], line["beta"], shown)

@@ -21,7 +21,16 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent))
 
 from studies import offline, offline_adversarial
-from studies.harness import ROOT, Job, arguments, interval, over_seeds, report, run_stage
+from studies.harness import (
+    Job,
+    arguments,
+    command_of,
+    interval,
+    over_seeds,
+    report,
+    run_stage,
+    size_of,
+)
 from studies.offline_settings import (
     ADVERSARIAL,
     ADVERSARIAL_SIZES,
@@ -41,11 +50,10 @@ COLOURS = {
 
 def main() -> None:
     """Run all jobs and write the report."""
-    parser = arguments(__doc__, "offline", seeds=3)
-    parser.add_argument("--smoke", action="store_true", help="the smallest sizes; for the test")
+    parser = arguments(__doc__, "offline", seeds=3, smoke=True)
     parser.add_argument("--tasks", nargs="+", choices=offline.TASKS, default=list(offline.TASKS))
     args = parser.parse_args()
-    size = "smoke" if args.smoke else "quick" if args.quick else "full"
+    size = size_of(args)
     work = args.work / size
     families = list(dict.fromkeys(offline.TASKS[task].family for task in args.tasks))
     clones = {
@@ -76,17 +84,15 @@ def main() -> None:
         [row | {"tau": row["settings"]["tau"]} for row in tests],
         ("accuracy", "expert_first_word", "suboptimal_first_word"), ("method", "tau"),
     )  # fmt: skip
-    out = args.out or ROOT / "docs" / "results" / "offline.json"
-    flags = {"full": "", "quick": " --quick", "smoke": " --smoke"}[size]
     report(
-        out,
-        f"python examples/study_offline.py --seeds {args.seeds}{flags}",
+        args.out,
+        command_of(args),
         games + tests,
         over_seeds=summary,
         adversarial=adversarial,
         beta_sweep=sweep,
     )
-    draw(summary, adversarial, sweep, out.with_suffix(".png"))
+    draw(summary, adversarial, sweep, args.out.with_suffix(".png"))
     for line in summary:
         print(line["task"], line["method"], line["score"], line["score_half_width_95"])
 

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent))
 
 from studies import rcfd
-from studies.harness import ROOT, Job, arguments, over_seeds, report, run_stage
+from studies.harness import Job, arguments, command_of, over_seeds, report, run_stage, size_of
 from studies.rcfd_exploit import exploit
 
 METRICS = (
@@ -92,7 +92,7 @@ def main() -> None:
     """Run all jobs and write the report."""
     args = arguments(__doc__, "rcfd", seeds=3).parse_args()
     quick, seeds = args.quick, args.seeds
-    work = args.work / ("quick" if quick else "full")
+    work = args.work / size_of(args)
     prompts, episodes, epochs = (64, 256, 1) if quick else (2048, 8192, 5)
     iterations = dict.fromkeys(ITERATIONS, 2) if quick else ITERATIONS
     test_prompts = 32 if quick else 256
@@ -154,17 +154,16 @@ def main() -> None:
     for row in rows:
         for name in ("start", "demos"):  # paths of this machine
             row.pop(name, None)
-    out = args.out or ROOT / "docs" / "results" / "rcfd.json"
     report(
-        out,
-        f"python examples/study_rcfd.py --seeds {seeds}{' --quick' if quick else ''}",
+        args.out,
+        command_of(args),
         [{k: v for k, v in row.items() if k != "curve"} for row in prepared + rows],
         judges=JUDGES,
         over_seeds=summary,
         tuned=chosen,
         exploit=over_seeds(exploits, EXPLOIT_METRICS, ("task", "method", "bonus")),
     )
-    draw(list(zip(jobs, rows, strict=True)), summary, chosen, work, out.with_suffix(".png"))
+    draw(list(zip(jobs, rows, strict=True)), summary, chosen, work, args.out.with_suffix(".png"))
     for line in summary:
         shown = {m: line[m] for m in ("reward", "A", "judge", "kl_prior", "length") if m in line}
         print(*(line[key] for key in KEYS), shown)

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent))
 
 from studies import rlgf
-from studies.harness import ROOT, Job, arguments, over_seeds, report, run_stage
+from studies.harness import Job, arguments, command_of, over_seeds, report, run_stage, size_of
 
 METRICS = (
     "reward", "reward_coverage", "reward_ciderd", "coverage", "bleu", "rouge", "meteor", "vader",
@@ -44,7 +44,7 @@ def main() -> None:
     """Run all jobs and write the report."""
     args = arguments(__doc__, "rlgf", seeds=3).parse_args()
     scale = 0.02 if args.quick else 1.0
-    work = args.work / ("quick" if args.quick else "full")
+    work = args.work / size_of(args)
     starts = {t: _job(rlgf.sft, t, "SFT", 0, scale) for t in rlgf.CASES}
     rows = run_stage(list(starts.values()), work, args.workers)
     folders = {t: {"start": str(job.folder(work) / "agent")} for t, job in starts.items()}
@@ -70,11 +70,9 @@ def main() -> None:
         row.pop("start", None), row.pop("guide", None)  # paths of this machine
     summary = over_seeds(rows, METRICS)
     by_beta = over_seeds(ablated, METRICS, keys=("task", "method", "beta"))
-    out = args.out or ROOT / "docs" / "results" / "rlgf.json"
-    flags = " --quick" if args.quick else ""
     report(
-        out,
-        f"python examples/study_rlgf.py --seeds {args.seeds}{flags}",
+        args.out,
+        command_of(args),
         rows + ablated,
         settings={
             "all": dict(rlgf.SETTINGS),
@@ -91,7 +89,7 @@ def main() -> None:
         over_seeds=summary,
         over_betas=by_beta,
     )
-    draw(summary, by_beta, out.with_suffix(".png"))
+    draw(summary, by_beta, args.out.with_suffix(".png"))
     for line in summary:
         shown = {m: line[m] for m in ("reward", JUDGE[line["task"]], "kl", "texts") if m in line}
         print(line["task"], line["method"], shown)

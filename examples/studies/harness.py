@@ -25,7 +25,17 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ROOT", "Job", "arguments", "interval", "over_seeds", "report", "run_stage"]
+__all__ = [
+    "ROOT",
+    "Job",
+    "arguments",
+    "command_of",
+    "interval",
+    "over_seeds",
+    "report",
+    "run_stage",
+    "size_of",
+]
 
 ROOT = Path(__file__).parents[2]
 
@@ -146,15 +156,30 @@ def over_seeds(
     return summary
 
 
-def arguments(doc: str, name: str, seeds: int) -> argparse.ArgumentParser:
-    """Return the options that every study has."""
+def arguments(doc: str, name: str, seeds: int, *, smoke: bool = False) -> argparse.ArgumentParser:
+    """Return the options that every study has, and `--smoke` for one whose test needs it."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=seeds, help=f"default {seeds}")
     parser.add_argument("--quick", action="store_true", help="small, in about five minutes")
     parser.add_argument("--workers", type=int, default=2, help="jobs side by side, default 2")
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / f"study_{name}")
-    parser.add_argument("--out", type=Path, default=None, help=f"default docs/results/{name}.json")
+    out = ROOT / "docs" / "results" / f"{name}.json"
+    parser.add_argument("--out", type=Path, default=out, help=f"default docs/results/{name}.json")
+    if smoke:
+        parser.add_argument("--smoke", action="store_true", help="the smallest sizes; for the test")
+    parser.set_defaults(study=name, smoke=False)
     return parser
+
+
+def size_of(args: argparse.Namespace) -> str:
+    """Return which of its sizes a study is asked for: "full", "quick" or "smoke"."""
+    return "smoke" if args.smoke else "quick" if args.quick else "full"
+
+
+def command_of(args: argparse.Namespace) -> str:
+    """Return the command that gives the report again."""
+    flag = "" if size_of(args) == "full" else f" --{size_of(args)}"
+    return f"python examples/study_{args.study}.py --seeds {args.seeds}{flag}"
 
 
 def report(

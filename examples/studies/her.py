@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from stable_baselines3 import DQN, HerReplayBuffer
-from stable_baselines3.common.evaluation import evaluate_policy
 
 import text_envs
 from agents import FARL, HIR
+from studies.hir import share_reached
 
 __all__ = ["DQN_SETTINGS", "HINDSIGHT", "TASKS", "train"]
 
@@ -75,25 +74,14 @@ def train(folder: Path, task: str, method: str, seed: int, tokens: int) -> dict[
         agent = algorithm("CausalLMPolicy", env, seed=seed, device="cpu", **HINDSIGHT)
     agent.learn(tokens)
     count = int(TASKS[task]["num_examples"])
+    held_out = {"split": "test", "num_examples": _HELD_OUT}
     return {
-        "asked_right": _reached(agent, task, count, goal="correct"),
-        "asked_wrong": _reached(agent, task, count, goal="wrong"),
-        "held_out": _reached(agent, task, _HELD_OUT, goal="correct", split="test"),
+        "asked_right": share_reached(agent, _make(task, count, goal="correct")),
+        "asked_wrong": share_reached(agent, _make(task, count, goal="wrong")),
+        "held_out": share_reached(agent, _make(task, _HELD_OUT, goal="correct", **held_out)),
     }
 
 
 def _make(task: str, num_envs: int, **arguments: Any) -> Any:
     settings = {**TASKS[task], **arguments}
     return text_envs.make_sb3(f"text_envs/{settings.pop('id')}Goal-v0", num_envs, **settings)
-
-
-def _reached(agent: Any, task: str, count: int, **arguments: Any) -> float:
-    """Return the share of greedy answers that are what was asked for."""
-    made = _make(task, 1, **arguments, num_examples=count)
-    count = len(made.get_attr("task")[0])
-    env = _make(task, count, **arguments, num_examples=count)
-    env.set_options([{"index": index} for index in range(count)])
-    rewards, _ = evaluate_policy(
-        agent, env, count, deterministic=True, return_episode_rewards=True, warn=False
-    )
-    return float(np.mean(np.array(rewards) > 0.5))

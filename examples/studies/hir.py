@@ -18,7 +18,7 @@ import text_envs
 from agents import BC, FARL, HIR, PPO
 from studies.hir_tasks import arguments_of, env_id
 
-__all__ = ["ABLATION", "accuracies", "train"]
+__all__ = ["ABLATION", "accuracies", "share_reached", "train"]
 
 ENVS = 64
 # Of HIR and FARL; of the whole history so many answers are drawn an iteration.
@@ -112,11 +112,7 @@ def accuracies(agent: Any, task: str, goals: bool, questions: int, tested: int) 
         env = text_envs.make_sb3(
             env_id(task, goals), num_envs=count, **arguments_of(task, split, count), **arguments
         )
-        env.set_options([{"index": index} for index in range(count)])
-        rewards, _ = evaluate_policy(
-            agent, env, count, deterministic=True, return_episode_rewards=True, warn=False
-        )
-        return float(np.mean(np.array(rewards) > 0.5))
+        return share_reached(agent, env)
 
     asked = {"goal": "correct"} if goals else {}
     found = {"accuracy": right("test", tested, **asked)}
@@ -125,3 +121,12 @@ def accuracies(agent: Any, task: str, goals: bool, questions: int, tested: int) 
     if goals:
         found["accuracy_asked_wrong"] = 1.0 - right("test", tested, goal="wrong")
     return found
+
+
+def share_reached(agent: Any, env: Any) -> float:
+    """Return the share of greedy answers that are paid; row i is asked question i."""
+    env.set_options([{"index": index} for index in range(env.num_envs)])
+    rewards, _ = evaluate_policy(
+        agent, env, env.num_envs, deterministic=True, return_episode_rewards=True, warn=False
+    )
+    return float(np.mean(np.array(rewards) > 0.5))
