@@ -26,9 +26,9 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from agents.policies import CausalLMPolicy, highest_shown
+from agents.policies import CausalLMPolicy, append_tokens
 from agents.seq2seq import Seq2SeqLM, Seq2SeqPolicy
-from text_envs.lm.action_lm import ActionLM, check_shown
+from text_envs.lm.action_lm import ActionLM
 from text_envs.tokenizers import HFTokenizer, Tokenizer
 
 __all__ = [
@@ -238,11 +238,9 @@ class InstructedPolicy(CausalLMPolicy):
         given = model
         lm, tokenizer = self.load_model(model)
         if isinstance(instructions, int):
-            # Else the tokens that are appended would take the ids of some that texts hold.
-            if isinstance(tokens, spaces.Box):
-                check_shown(lm, highest_shown(tokens, pad_id))
             lm = copy.deepcopy(lm) if isinstance(model, nn.Module) else lm
-            ids = _append_tokens(lm, instructions, pad_id)
+            first = append_tokens(lm, instructions, tokens, pad_id)
+            ids = [[first + number] for number in range(instructions)]
         else:
             ids = [list(given_ids) for given_ids in instructions]
         super().__init__(tokens, action_space, lr_schedule, model=lm, pad_id=pad_id, **kwargs)
@@ -323,11 +321,3 @@ def _split(obs: PyTorchObs) -> tuple[Tensor, Tensor | None]:
     if isinstance(obs, dict):
         return obs["observation"].long(), obs["desired_goal"].long().flatten()
     return obs.long(), None
-
-
-def _append_tokens(lm: PreTrainedModel, count: int, pad_id: int) -> list[list[int]]:
-    """Append `count` tokens to the vocabulary; return each as an instruction."""
-    rows = int(cast(nn.Embedding, lm.get_input_embeddings()).weight.shape[0])
-    first = max(rows, pad_id + 1)  # padding is never fed, so it may lie beyond the rows
-    lm.resize_token_embeddings(first + count, mean_resizing=False)
-    return [[first + number] for number in range(count)]

@@ -28,13 +28,29 @@ from text_envs.lm.likelihood import sample, token_log_probs
 from text_envs.lm.loading import load_lm
 from text_envs.tokenizers import Tokenizer
 
-__all__ = ["CausalLMPolicy", "highest_shown"]
+__all__ = ["CausalLMPolicy", "append_tokens", "highest_shown"]
 
 
 def highest_shown(observation_space: spaces.Space[Any], pad_id: int) -> int:
     """Return the highest id of an observation apart from padding, which no model is fed."""
     highest = int(cast(spaces.Box, observation_space).high.max())
     return highest - 1 if highest == pad_id else highest
+
+
+def append_tokens(
+    lm: PreTrainedModel, count: int, observation_space: spaces.Space[Any], pad_id: int
+) -> int:
+    """Append `count` tokens to the vocabulary of a model; return the id of the first.
+
+    Raises:
+        ValueError: the model lacks ids of the texts, which the appended tokens would take.
+    """
+    if isinstance(observation_space, spaces.Box):  # the policy refuses other spaces by itself
+        check_shown(lm, highest_shown(observation_space, pad_id))
+    rows = int(cast(nn.Embedding, lm.get_input_embeddings()).weight.shape[0])
+    first = max(rows, pad_id + 1)  # padding is never fed, so it may lie beyond the rows
+    lm.resize_token_embeddings(first + count, mean_resizing=False)
+    return first
 
 
 class CausalLMPolicy(ActorCriticPolicy):

@@ -22,7 +22,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from agents.policies import CausalLMPolicy
+from agents.policies import CausalLMPolicy, append_tokens
 from text_envs.lm.action_lm import ActionLM, check_rows
 from text_envs.lm.loading import load_lm
 
@@ -145,8 +145,7 @@ class ReturnConditionedPolicy(CausalLMPolicy):
         if first_id is None:
             rows = int(cast(nn.Embedding, lm.get_input_embeddings()).weight.shape[0])
             check_rows(lm, rows, int(cast(spaces.Discrete, action_space).n))
-            first_id = max(rows, pad_id + 1)  # padding is never fed, so it may lie beyond the rows
-            lm.resize_token_embeddings(first_id + len(levels), mean_resizing=False)
+            first_id = append_tokens(lm, len(levels), observation_space, pad_id)
         super().__init__(
             observation_space, action_space, lr_schedule, model=lm, pad_id=pad_id, **kwargs
         )

@@ -27,6 +27,7 @@ from stable_baselines3.common.utils import LinearSchedule
 import text_envs
 from agents import BC, ILQL, SaveEvery
 from agents.checkpoints import CheckpointError
+from agents.decision_transformer import DecisionTransformer
 from agents.offline import OfflineAlgorithm
 from agents.offline_batches import OfflineBatch, offline_batch
 from agents.offline_order import BatchOrder
@@ -526,6 +527,10 @@ def test_a_model_that_lacks_tokens_of_replies_is_refused() -> None:
     value = {"model": "scratch", "value_model": tiny_gpt2(30, positions=128)}
     with pytest.raises(ValueError, match="knows 30 tokens, the .* texts hold ids up to 33"):
         ILQL("ValueGuidedPolicy", dataset=data, policy_kwargs=value)
+    # Which appends tokens for returns: they must not take the ids of the replies.
+    appended = {"model": tiny_gpt2(30, positions=128)}
+    with pytest.raises(ValueError, match="knows 30 tokens, the .* texts hold ids up to 33"):
+        DecisionTransformer("CausalLMPolicy", dataset=data, policy_kwargs=appended)
 
 
 @pytest.mark.parametrize("kwargs", [{"variant": "utterance"}, {"policy_kwargs": {"candidates": 3}}])
