@@ -55,22 +55,33 @@ et al. 2022 (both as baselines of ILQL), 2206.11871.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
 import torch
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
+from typing_extensions import Unpack
 
-from agents.checks import require, require_weight
-from agents.functional_bc import smoothed_log_probs
-from agents.offline import OfflineAlgorithm
-from agents.offline_batches import OfflineBatch
-from agents.policies import CausalLMPolicy
+from agents.common.checks import require, require_weight
+from agents.data.batches import OfflineBatch
+from agents.losses.cloning import smoothed_log_probs
+from agents.policies.causal_lm import CausalLMPolicy
+from agents.training.arguments import RecordedArguments, with_weight_decay
+from agents.training.offline import OfflineAlgorithm
 from text_envs.datasets import EpisodeDataset
 
-__all__ = ["BC"]
+__all__ = ["BC", "CloningArguments"]
+
+
+class CloningArguments(RecordedArguments, total=False):
+    """What an algorithm takes that clones in a way of its own; documented by `BC`."""
+
+    learning_rate: float | Schedule
+    batch_size: int
+    label_smoothing: float
+    weight_decay: float
+    held_out: float
 
 
 class BC(OfflineAlgorithm):
@@ -83,27 +94,14 @@ class BC(OfflineAlgorithm):
     ```
 
     Args:
-        policy: `"CausalLMPolicy"` or a subclass of it.
-        env: an environment id, a Gymnasium environment, a `TokenVectorEnv` or a `VecEnv`.
-        dataset: an `EpisodeDataset`, or what `text_envs.datasets.load` reads; None only to predict.
         learning_rate: a number, or a function of the remaining progress. The default suits small
             models; a pretrained GPT-2 wants about a tenth of it.
-        batch_size: episodes a minibatch, on average.
         top: share of the episodes to keep, by return.
         min_return: lowest return to keep; None for any.
         label_smoothing: weight of the uniform distribution in the targets.
         weight_decay: of AdamW.
         held_out: share of the episodes to set aside and measure the loss on, at each record.
-        max_grad_norm: gradients are scaled down to this norm.
-        include_prefix: also learn from what a guide wrote in the agent's place.
-        num_envs: environments to make if `env` is an id; None for 16.
-        stats_window_size: Stable-Baselines3's; not used.
-        tensorboard_log: folder for TensorBoard, or None.
-        policy_kwargs: arguments of the policy; `{"model": "reviews"}` by default, `"scratch"` for a
-            small untrained model of the environment's words.
-        verbose: 1 prints the metrics.
-        seed: of torch, numpy, Python, the environments and the order of the data.
-        device: "auto", "cpu", "cuda".
+        **kwargs: see `agents.training.arguments.RecordedArguments`.
 
     Raises:
         ValueError: an argument that cannot work, with what is accepted.
@@ -123,16 +121,7 @@ class BC(OfflineAlgorithm):
         label_smoothing: float = 0.0,
         weight_decay: float = 0.01,
         held_out: float = 0.0,
-        max_grad_norm: float = 1.0,
-        include_prefix: bool = False,
-        num_envs: int | None = None,
-        stats_window_size: int = 100,
-        tensorboard_log: str | os.PathLike[str] | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: torch.device | str = "auto",
-        _init_setup_model: bool = True,
+        **kwargs: Unpack[RecordedArguments],
     ) -> None:
         require("top", top, lambda x: 0 < x <= 1, "above 0 and at most 1")
         require("label_smoothing", label_smoothing, lambda x: 0 <= x < 1, "in [0, 1)")
@@ -141,22 +130,14 @@ class BC(OfflineAlgorithm):
         self.top, self.min_return = top, min_return
         self.label_smoothing, self.weight_decay = label_smoothing, weight_decay
         self.held_out, self.held_out_data = held_out, None
+        kwargs["policy_kwargs"] = with_weight_decay(kwargs.get("policy_kwargs"), weight_decay)
         super().__init__(
             policy,
             env,
             dataset=dataset,
             learning_rate=learning_rate,
             batch_size=batch_size,
-            max_grad_norm=max_grad_norm,
-            include_prefix=include_prefix,
-            num_envs=num_envs,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=with_weight_decay(policy_kwargs, weight_decay),
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=_init_setup_model,
+            **kwargs,
         )
 
     held_out_data: OfflineBatch | None
@@ -207,14 +188,3 @@ class BC(OfflineAlgorithm):
         if self.held_out_data is not None:
             means = means | {"held_out_loss": self.loss_on(self.held_out_data)}
         super()._record(means)
-
-
-def with_weight_decay(policy_kwargs: dict[str, Any] | None, weight_decay: float) -> dict[str, Any]:
-    """Return arguments of a policy that is optimised by AdamW, unless they name an optimiser."""
-    given = dict(policy_kwargs or {})
-    if given.setdefault("optimizer_class", torch.optim.AdamW) is torch.optim.AdamW:
-        given["optimizer_kwargs"] = {
-            **(given.get("optimizer_kwargs") or {}),
-            "weight_decay": weight_decay,
-        }
-    return given

@@ -4,7 +4,7 @@ r"""Token-level conservative Q-learning: the baseline that takes a maximum where
 term that lowers the value of tokens the data do not hold, without which that maximum would pick
 whatever is over-estimated. There is no V to learn: $V(s) = \max_a \min_i \bar Q_i(s, a)$.
 
-**Equations**, each with the function that computes it (`agents.functional_offline`):
+**Equations**, each with the function that computes it (`agents.losses.offline`):
 
 - $y_k = r_k + \gamma\,(1 - d_{k+1}) \max_a \min_i \bar Q_i(s_{k+1}, a)$: `td_targets`; tokens that
   are never written are left out of the maximum
@@ -45,18 +45,19 @@ is of the states that follow an action, 0 for the end of an episode.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
+from typing_extensions import Unpack
 
-from agents import functional_offline as F
-from agents.checks import require_weight
-from agents.offline_batches import OfflineBatch
-from agents.policies import CausalLMPolicy
-from agents.value_learning import ValueAlgorithm, pad, statistics
+from agents.common.checks import require_weight
+from agents.data.batches import OfflineBatch
+from agents.losses import offline as F
+from agents.policies.causal_lm import CausalLMPolicy
+from agents.training.arguments import ValueArguments
+from agents.training.values import ValueAlgorithm, pad, statistics
 
 __all__ = ["CQL"]
 
@@ -65,24 +66,8 @@ class CQL(ValueAlgorithm):
     """Token-level conservative Q-learning; see the module's card.
 
     Args:
-        policy: `"ValueGuidedPolicy"` or a subclass of it.
-        env: an environment id, a Gymnasium environment, a `TokenVectorEnv` or a `VecEnv`.
-        dataset: an `EpisodeDataset`, or what `text_envs.datasets.load` reads; None only to predict.
-        learning_rate: a number, or a function of the remaining progress.
-        batch_size: episodes a minibatch, on average.
-        gamma: discount factor of an agent token.
         cql_weight: weight of the conservative term.
-        beta: strength of the guidance when acting.
-        polyak: how far the target moves after each optimiser step.
-        max_grad_norm: gradients are scaled down to this norm.
-        include_prefix: also learn from what a guide wrote in the agent's place.
-        num_envs: environments to make if `env` is an id.
-        stats_window_size: Stable-Baselines3's; not used.
-        tensorboard_log: folder for TensorBoard, or None.
-        policy_kwargs: arguments of `ValueGuidedPolicy`.
-        verbose: 1 prints the metrics.
-        seed: of torch, numpy, Python, the environments and the order of the data.
-        device: "auto", "cpu", "cuda".
+        **kwargs: see `agents.training.arguments.ValueArguments`.
 
     Raises:
         ValueError: an argument that cannot work, with what is accepted.
@@ -95,45 +80,15 @@ class CQL(ValueAlgorithm):
         env: Any = None,
         dataset: Any = None,
         learning_rate: float | Schedule = 3e-4,
-        batch_size: int = 64,
-        gamma: float = 0.99,
+        *,
         cql_weight: float = 0.1,
-        beta: float = 16.0,
         polyak: float = 0.005,
-        max_grad_norm: float = 1.0,
-        include_prefix: bool = False,
-        num_envs: int | None = None,
-        stats_window_size: int = 100,
-        tensorboard_log: str | os.PathLike[str] | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: torch.device | str = "auto",
-        _init_setup_model: bool = True,
+        **kwargs: Unpack[ValueArguments],
     ) -> None:
         require_weight("cql_weight", cql_weight)
         self.cql_weight = cql_weight
-        super().__init__(
-            policy,
-            env,
-            gamma=gamma,
-            polyak=polyak,
-            beta=beta,
-            fixed={"variant": "token", "train_policy": False, "v_head": False},
-            dataset=dataset,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            max_grad_norm=max_grad_norm,
-            include_prefix=include_prefix,
-            num_envs=num_envs,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=_init_setup_model,
-        )
+        fixed: dict[str, Any] = {"variant": "token", "train_policy": False, "v_head": False}
+        super().__init__(policy, env, dataset, learning_rate, polyak=polyak, fixed=fixed, **kwargs)
 
     def losses(self, batch: OfflineBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a minibatch, and its parts."""

@@ -44,19 +44,17 @@ second), `time/time_elapsed`, `time/total_timesteps`.
 
 from __future__ import annotations
 
-import os
 from typing import Any, ClassVar, cast
 
-import torch
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
+from typing_extensions import Unpack
 
-from agents.bc import BC
-from agents.checks import require_whole
-from agents.offline_batches import OfflineBatch
-from agents.policies import CausalLMPolicy
-from agents.return_conditioned import ReturnConditionedPolicy, return_levels
+from agents.bc import BC, CloningArguments
+from agents.common.checks import require_whole
+from agents.data.batches import OfflineBatch
+from agents.policies.causal_lm import CausalLMPolicy
+from agents.policies.return_conditioned import ReturnConditionedPolicy, return_levels
 from text_envs import datasets
 
 __all__ = ["DecisionTransformer"]
@@ -74,25 +72,11 @@ class DecisionTransformer(BC):
 
     Args:
         policy: `"CausalLMPolicy"`, which is then a `ReturnConditionedPolicy`, or a subclass of it.
-        env: an environment id, a Gymnasium environment, a `TokenVectorEnv` or a `VecEnv`.
         dataset: an `EpisodeDataset`, or what `text_envs.datasets.load` reads; None only to predict,
             with the levels of return in `policy_kwargs["returns"]`.
-        learning_rate: a number, or a function of the remaining progress.
-        batch_size: episodes a minibatch, on average.
         levels: levels of return that are told apart, at most.
         target_return: what `predict` plays for; the nearest level counts. None for the highest.
-        label_smoothing: weight of the uniform distribution in the targets.
-        weight_decay: of AdamW.
-        held_out: share of the episodes to set aside and measure the loss on, at each record.
-        max_grad_norm: gradients are scaled down to this norm.
-        include_prefix: also learn from what a guide wrote in the agent's place.
-        num_envs: environments to make if `env` is an id; None for 16.
-        stats_window_size: Stable-Baselines3's; not used.
-        tensorboard_log: folder for TensorBoard, or None.
-        policy_kwargs: arguments of the policy.
-        verbose: 1 prints the metrics.
-        seed: of torch, numpy, Python, the environments and the order of the data.
-        device: "auto", "cpu", "cuda".
+        **kwargs: arguments of `BC`, which here learns from all episodes.
 
     Raises:
         ValueError: an argument that cannot work, with what is accepted.
@@ -110,28 +94,14 @@ class DecisionTransformer(BC):
         env: Any = None,
         *,
         dataset: Any = None,
-        learning_rate: float | Schedule = 1e-3,
-        batch_size: int = 64,
         levels: int = 16,
         target_return: float | None = None,
-        label_smoothing: float = 0.0,
-        weight_decay: float = 0.01,
-        held_out: float = 0.0,
-        max_grad_norm: float = 1.0,
-        include_prefix: bool = False,
-        num_envs: int | None = None,
-        stats_window_size: int = 100,
-        tensorboard_log: str | os.PathLike[str] | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: torch.device | str = "auto",
-        _init_setup_model: bool = True,
+        **kwargs: Unpack[CloningArguments],
     ) -> None:
         require_whole("levels", levels)
         self.levels = levels
         dataset = None if dataset is None else datasets.load(dataset)
-        policy_kwargs = dict(policy_kwargs or {})
+        policy_kwargs = dict(kwargs.get("policy_kwargs") or {})
         if "returns" not in policy_kwargs:
             if dataset is None:
                 raise ValueError(
@@ -141,26 +111,8 @@ class DecisionTransformer(BC):
             policy_kwargs["returns"] = return_levels(dataset.returns, levels).tolist()
         if target_return is not None:
             policy_kwargs["target_return"] = target_return
-        super().__init__(
-            policy,
-            env,
-            dataset=dataset,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            label_smoothing=label_smoothing,
-            weight_decay=weight_decay,
-            held_out=held_out,
-            max_grad_norm=max_grad_norm,
-            include_prefix=include_prefix,
-            num_envs=num_envs,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=_init_setup_model,
-        )
+        kwargs["policy_kwargs"] = policy_kwargs
+        super().__init__(policy, env, dataset=dataset, **kwargs)
 
     @property
     def target_return(self) -> float:

@@ -6,14 +6,15 @@ whose features have given means (generation with distributional control, Khalifa
 minimise a divergence between that target and the policy. There is nothing to collapse to: the
 target keeps the diversity that the constraint leaves it.
 
-**Equations**, each with the function that computes it (`agents.functional_dpg`, `agents.targets`):
+**Equations**, each with the function that computes it (`agents.losses.distributional`,
+`agents.training.targets`):
 
 - $P(x) = \pi_0(x) e^{u(x)}$, $u = r / \beta$: `RewardTarget`; 0 or $-\infty$: `FilterTarget`;
   $\lambda \cdot \phi$: `MomentTarget`
 - $\lambda \leftarrow \lambda + \eta\,C^{-1} (\mu - \sum w \phi / \sum w)$ with
   $w = (\pi_0/q) e^{\lambda\phi}$, for each start its own $\sum w$: `fit_multipliers`
 - $Z = E_q[P/q]$, for each start $c$ its own $Z(c)$: `log_normaliser`, averaged over iterations by
-  `agents.normalisers`
+  `agents.training.normalisers`
 - $\nabla KL(p \| \pi) = -E_q[(\frac{P}{Z q} - \frac{\pi}{q}) \nabla \log \pi]$; for another
   divergence $\nabla D_f = E_q[\frac{\pi}{q} (f'(\pi/p) - b) \nabla \log \pi]$: `dpg_weights`,
   `f_derivative`
@@ -71,48 +72,34 @@ for conditional models), 2206.00761, 2112.00791; Go et al. 2023 (f-DPG), 2302.08
 from __future__ import annotations
 
 import copy
-import json
-import os
 from collections import defaultdict
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from agents.base import EpisodicAlgorithm
-from agents.checks import require, require_batch, require_whole
-from agents.functional_dpg import (
+from agents.common.checks import require, require_batch, require_whole
+from agents.losses.distributional import (
     DIVERGENCES,
     dpg_weights,
     effective_sample_size,
     kl_to_target,
     total_variation,
 )
-from agents.group_rollouts import collect_groups
-from agents.normalisers import (
-    CoverageWarnings,
-    Normalisers,
-    start_keys,
-    warn_about_one_normaliser,
-)
-from agents.policies import CausalLMPolicy
-from agents.rollouts import Rollout, collect_episodes, score
-from agents.target_facts import target_facts, weights_digest
-from agents.targets import FilterTarget, MomentTarget, RewardTarget, make_target
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from agents.policies.causal_lm import CausalLMPolicy
+from agents.rollouts.rollout import Rollout
+from agents.training.arguments import ReferenceArguments
+from agents.training.distributional import TargetAlgorithm
+from agents.training.targets import MomentTarget, make_target
 
 __all__ = ["DPG"]
 
 PROPOSALS = ("policy", "adaptive", "reference")
 
 
-class DPG(EpisodicAlgorithm):
+class DPG(TargetAlgorithm):
     """Distributional policy gradients; see the module's card for equations and symbols.
 
     ```python
@@ -124,8 +111,6 @@ class DPG(EpisodicAlgorithm):
     moments among the texts that pass.
 
     Args:
-        policy: `"CausalLMPolicy"` or a subclass of it.
-        env: an environment id, a Gymnasium environment, a `TokenVectorEnv` or a `VecEnv`.
         beta: the target is `pi0 exp(r / beta)`.
         accept: the target is the reference, given a reward of at least this.
         moments: the target is nearest to the reference with these means of the ledger's terms.
@@ -134,30 +119,17 @@ class DPG(EpisodicAlgorithm):
         proposal: "policy" samples from what is trained, "adaptive" from the best policy so far,
             "reference" from the reference, which is `reference` if that is given.
         proposal_interval: iterations between two looks at an adaptive proposal.
-        learning_rate: a number, or a function of the remaining progress.
-        n_episodes: episodes an iteration, a multiple of the number of environments.
         group_size: texts of each start, with a normaliser for each; 1 for one normaliser over
             all starts, right where there is one start.
         batch_size: sequences a minibatch; None for the whole roll-out.
         fit_episodes: texts from which multipliers are fitted; None for four roll-outs.
         multipliers: of the moments, if they are known; None to fit them.
-        max_grad_norm: gradients are scaled down to this norm.
-        reference: a model, see `load_lm`; None for the initial policy.
-        num_envs: environments to make if `env` is an id.
-        stats_window_size: episodes that `rollout/ep_*_mean` average over.
-        tensorboard_log: folder for TensorBoard, or None.
-        policy_kwargs: arguments of the policy, see `policy_kwargs_for`; by default its model is the
-            bundled one where the environment has its words, else a small untrained one.
-        verbose: 1 prints the metrics.
-        seed: of torch, numpy, Python and the environments.
-        device: "auto", "cpu", "cuda".
+        **kwargs: see `agents.training.arguments.ReferenceArguments`.
 
     Raises:
         ValueError: an argument that cannot work; during `learn`: a moment that no text reaches, or
             a divergence that is infinite for this target.
     """
-
-    needs_reference = True
 
     def __init__(
         self,
@@ -176,81 +148,30 @@ class DPG(EpisodicAlgorithm):
         batch_size: int | None = None,
         fit_episodes: int | None = None,
         multipliers: dict[str, float] | None = None,
-        max_grad_norm: float = 1.0,
-        reference: Any = None,
-        num_envs: int | None = None,
-        stats_window_size: int = 100,
-        tensorboard_log: str | os.PathLike[str] | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: torch.device | str = "auto",
-        _init_setup_model: bool = True,
+        **kwargs: Unpack[ReferenceArguments],
     ) -> None:
-        self.target = make_target(beta, accept, moments, multipliers)
+        target = make_target(beta, accept, moments, multipliers)
         require("divergence", divergence, divergence in DIVERGENCES, ", ".join(DIVERGENCES))
         require("proposal", proposal, proposal in PROPOSALS, ", ".join(PROPOSALS))
         require_whole("proposal_interval", proposal_interval)
-        require("max_grad_norm", max_grad_norm, lambda x: x > 0, "above 0")
         if fit_episodes is not None:
             require_whole("fit_episodes", fit_episodes)
         require_batch(batch_size, n_episodes)
         excludes = accept is not None and divergence in ("reverse_kl", "reverse_chi2")
         accepted = "'kl', 'tv', 'js' or 'chi2' with accept, which excludes texts: it is infinite"
         require("divergence", divergence, not excludes, accepted)
-        # Of which target the multipliers are; None for those that were given.
-        self._fitted_for: str | None = None
         self.divergence, self.baseline, self.batch_size = divergence, baseline, batch_size
         self.proposal, self.proposal_interval = proposal, proposal_interval
-        self.fit_episodes = fit_episodes
-        self.normalisers, self.coverage = Normalisers(group_size), CoverageWarnings(group_size)
         super().__init__(
             policy,
             env,
-            n_episodes=n_episodes,
-            num_envs=num_envs,
+            learning_rate,
+            n_episodes,
+            target=target,
             group_size=group_size,
-            reference=reference,
-            policy_kwargs=policy_kwargs,
-            learning_rate=learning_rate,
-            gamma=1.0,
-            gae_lambda=1.0,
-            ent_coef=0.0,
-            vf_coef=0.0,
-            max_grad_norm=max_grad_norm,
-            use_sde=False,
-            sde_sample_freq=-1,
-            stats_window_size=stats_window_size,
-            tensorboard_log=None if tensorboard_log is None else os.fspath(tensorboard_log),
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            supported_action_spaces=(spaces.Discrete,),
-            _init_setup_model=_init_setup_model,
+            fit_episodes=fit_episodes,
+            **kwargs,
         )
-
-    # Read-only, because the target was made of them; saved like any argument.
-    @property
-    def beta(self) -> float | None:
-        """The temperature of the target, if it is one of rewards."""
-        return self.target.beta if isinstance(self.target, RewardTarget) else None
-
-    @property
-    def accept(self) -> float | None:
-        """The bar of the target, if it has one."""
-        found = self.target.within if isinstance(self.target, MomentTarget) else self.target
-        return found.accept if isinstance(found, FilterTarget) else None
-
-    @property
-    def moments(self) -> dict[str, float] | None:
-        """The wanted means, if the target has any."""
-        return dict(self.target.moments) if isinstance(self.target, MomentTarget) else None
-
-    @property
-    def multipliers(self) -> dict[str, float] | None:
-        """The multipliers of the moments once they are fitted, else None."""
-        found = self.target.multipliers if isinstance(self.target, MomentTarget) else None
-        return found or None
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -264,61 +185,21 @@ class DPG(EpisodicAlgorithm):
             # Its values are not used, and the old head may have the width of another model.
             width = self.reference.hidden_size
             self._sampler.value_net = nn.Linear(width, 1, device=self.device)
-        warn_about_one_normaliser(self.env, self.group_size)
 
     @property
     def behaviour(self) -> CausalLMPolicy:
         """The proposal q."""
         return self.policy if self._sampler is None else self._sampler
 
-    @classmethod
-    def load(  # type: ignore[override]
-        cls, path: Any, env: Any = None, device: torch.device | str = "auto", **kwargs: Any
-    ) -> Self:
-        """Return a saved algorithm, see `TextAlgorithm.load`.
-
-        Multipliers that were fitted to another target, and its normalisers, are not kept. What an
-        environment pays is known by its reward model's name only: for other rewards of the same
-        name, give `multipliers=None`, and go on with `reset_num_timesteps=True`, which forgets
-        normalisers too.
-        """
-        if kwargs.keys() & {"moments", "accept"}:
-            kwargs.setdefault("multipliers", None)
-        return super().load(path, env, device, **kwargs)
-
-    @cached_property
-    def _reference_digest(self) -> int:
-        """Computed by the first update: who only predicts need not read all weights."""
-        return weights_digest(self.reference)
-
-    def _target_facts(self) -> str:
-        """Return what tells this target from another one, but for the multipliers."""
-        given = [self.beta, self.accept, self.moments, self.group_size, self._reference_digest]
-        return target_facts(given, self.env)
-
-    def start_anew(self) -> None:
-        """Forget the normalisers too."""
-        self.normalisers.forget()
-        super().start_anew()
-
     def own_state(self) -> dict[str, Any]:
-        """Return what is saved beside weights and arguments: normalisers and proposal."""
-        sampler = None
-        if self._sampler is not None and self.proposal == "adaptive":
-            sampler = dict(self._sampler.state_dict())
-        return {
-            "normalisers": self.normalisers.state(),
-            "sampler": sampler,
-            "warned": sorted(self.coverage.said),
-            "fitted": [self.multipliers, self._fitted_for],
-        }
+        """Return what is saved beside weights and arguments, an adaptive proposal included."""
+        adaptive = self._sampler if self.proposal == "adaptive" else None
+        sampler = None if adaptive is None else dict(adaptive.state_dict())
+        return {**super().own_state(), "sampler": sampler}
 
     def set_own_state(self, state: dict[str, Any]) -> None:
         """Take over what `own_state` returned."""
-        self.normalisers.set_state(state["normalisers"])
-        self.coverage.said = set(state["warned"])
-        multipliers, fitted_for = state["fitted"]
-        self._fitted_for = fitted_for if multipliers == self.multipliers else None
+        super().set_own_state(state)
         if self._sampler is not None and state["sampler"] is not None:
             self._sampler.load_state_dict(state["sampler"])
 
@@ -326,19 +207,9 @@ class DPG(EpisodicAlgorithm):
 
     def train(self) -> None:
         """Update the policy from `self.rollout`."""
-        assert self.rollout is not None and self.rollout.ref_log_probs is not None
-        rollout, ref_log_probs = self.rollout, self.rollout.ref_log_probs
-        facts = self._target_facts()
-        if isinstance(self.target, MomentTarget) and (
-            not self.target.multipliers or self._fitted_for not in (None, facts)
-        ):
-            self._fit(self.target)
-            self._fitted_for = facts
-        log_q = rollout.log_probs.double().sum(dim=1)  # (B,), padded places are 0
-        log_p = ref_log_probs.double().sum(dim=1) + self.target.log_potential(rollout)
-        log_z = self.normalisers.update(
-            rollout, log_p, log_q, f"{facts} {json.dumps(self.multipliers)}"
-        )
+        assert self.rollout is not None
+        rollout = self.rollout
+        log_p, log_q, log_z = self.log_target(rollout)
         # In units of each start's own Z: one that is paid more must not seem to be all there is.
         log_w = torch.where(log_z.isfinite(), log_p - log_q - log_z, -torch.inf)
         self.coverage.look_at(log_w, log_z)
@@ -356,12 +227,9 @@ class DPG(EpisodicAlgorithm):
         seen = torch.zeros_like(log_p)
         length = rollout.lengths.float().mean()
         for index in rollout.minibatches(self.batch_size or len(rollout)):
-            longest = int(rollout.lengths[index].max())
+            part = rollout.select(index)
             log_probs, _, _ = self.policy.evaluate_episodes(
-                rollout.tokens[index],
-                rollout.columns[index, :longest],
-                rollout.actions[index, :longest],
-                rollout.mask[index, :longest],
+                part.tokens, part.columns, part.actions, part.mask
             )
             log_pi = log_probs.double().sum(dim=1)
             seen[index] = log_pi.detach()
@@ -379,12 +247,8 @@ class DPG(EpisodicAlgorithm):
                 )
             # In units of the mean length, so that the norm of the gradient is one of a token.
             loss = -(weights * log_pi).mean() / length
-            self.policy.optimizer.zero_grad()
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-            self.policy.optimizer.step()
             stats["dpg_loss"].append(loss.detach())
-            stats["grad_norm"].append(norm)
+            stats["grad_norm"].append(self.optimize(loss))
         self._n_updates += 1
         for name, values in stats.items():
             self.logger.record(f"train/{name}", torch.stack(values).mean().item())
@@ -415,22 +279,3 @@ class DPG(EpisodicAlgorithm):
         if self.proposal == "adaptive" and self._n_updates % self.proposal_interval == 0:
             if kl_pi < kl_q and self._sampler is not None:
                 self._sampler.load_state_dict(self.policy.state_dict())
-
-    def _fit(self, target: MomentTarget) -> None:
-        """Fit the multipliers from fresh texts of the proposal."""
-        assert self.env is not None and self.reference is not None
-        wanted = self.fit_episodes or 4 * self.n_episodes
-        count = -(-wanted // self.env.num_envs) * self.env.num_envs
-        self.policy.set_training_mode(False)
-        groups = None
-        if self.group_size == 1:
-            obs: Any = self.env.reset()
-            rollout = collect_episodes(self.behaviour, self.env, count, obs).rollout
-        else:
-            rollout = collect_groups(self.behaviour, self.env, count, self.group_size).rollout
-            starts = np.unique(start_keys(rollout, self.group_size), return_inverse=True)[1]
-            groups = torch.from_numpy(starts.repeat(self.group_size)).to(self.device)
-        rollout = rollout.to(self.device)
-        self._last_obs = self.env.reset()  # type: ignore[assignment]
-        rollout.ref_log_probs = score(self.reference, rollout)
-        target.fit(rollout, groups)

@@ -5,8 +5,8 @@ answers to "right", let a checker judge them, and put in front of each answer wh
 be. Now every answer does what it was told, and supervised learning applies to all of them; what the
 model learns about answering wrong it must not do when asked to answer right.
 
-**Equations**, each with the function that computes it (`agents.hindsight`,
-`agents.functional_hir`):
+**Equations**, each with the function that computes it (`agents.data.relabelling`,
+`agents.losses.hindsight`):
 
 - $R(o, p, q) = 1$ if the text o is what the instruction p asks for, else 0: `reached`
 - $p^* = p$ if $R = 1$, else the opposite instruction: `relabel`; of K levels of a graded reward,
@@ -82,33 +82,32 @@ replay), 1707.01495.
 from __future__ import annotations
 
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
+from typing_extensions import Unpack
 
-from agents.bc import with_weight_decay
-from agents.checks import require, require_weight, require_whole
-from agents.envs import as_vec_env
-from agents.functional_hir import contrastive_loss, entropy_loss, supervised_loss
-from agents.goal_rollouts import inner
-from agents.hindsight import PartJudge, levels_of
-from agents.hindsight_algorithm import HindsightAlgorithm, whole_round
-from agents.hindsight_history import Relabelled
-from agents.hindsight_scores import scores_by_goal, scores_in_batch
-from agents.instructed import (
+from agents.common.checks import require, require_weight, require_whole
+from agents.common.envs import as_vec_env
+from agents.data.history import Relabelled
+from agents.data.relabelling import PartJudge, levels_of
+from agents.losses.hindsight import contrastive_loss, entropy_loss, supervised_loss
+from agents.policies.causal_lm import CausalLMPolicy
+from agents.policies.instructed import (
     Instructed,
     InstructedPolicy,
     InstructedSeq2SeqPolicy,
 )
-from agents.policies import CausalLMPolicy
+from agents.rollouts.goals import inner
+from agents.training.arguments import RunArguments, with_weight_decay
+from agents.training.hindsight import HindsightAlgorithm, whole_round
+from agents.training.hindsight_scores import scores_by_goal, scores_in_batch
 
 __all__ = ["HIR"]
 
@@ -131,7 +130,6 @@ class HIR(HindsightAlgorithm):
             `InstructedSeq2SeqPolicy`; or a subclass of these.
         env: an environment id, a Gymnasium environment, a native vector or a `VecEnv`, with goals
             or without.
-        learning_rate: a number, or a function of the remaining progress.
         n_episodes: answers an iteration, a multiple of the number of environments; None for
             `group_size` answers to every question.
         group_size: answers to each question.
@@ -153,16 +151,9 @@ class HIR(HindsightAlgorithm):
         levels: ascending thresholds of the reward between K goals; for ids without goals, None
             for 0.5.
         weight_decay: of AdamW.
-        max_grad_norm: gradients are scaled down to this norm.
-        num_envs: environments to make if `env` is an id; None for as many as divide `n_episodes`,
-            at most 64 or one group.
-        stats_window_size: episodes that `rollout/ep_*_mean` average over.
-        tensorboard_log: folder for TensorBoard, or None.
         policy_kwargs: arguments of the policy; `{"model": "scratch"}` by default, a small untrained
             model of the environment's words.
-        verbose: 1 prints the metrics.
-        seed: of torch, numpy, Python and the environments.
-        device: "auto", "cpu", "cuda".
+        **kwargs: see `agents.training.arguments.RunArguments`.
 
     Raises:
         ValueError: an argument that cannot work, with what is accepted.
@@ -196,15 +187,7 @@ class HIR(HindsightAlgorithm):
         instructions: str | Sequence[str] = "auto",
         levels: Sequence[float] | None = None,
         weight_decay: float = 0.01,
-        max_grad_norm: float = 1.0,
-        num_envs: int | None = None,
-        stats_window_size: int = 100,
-        tensorboard_log: str | os.PathLike[str] | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: torch.device | str = "auto",
-        _init_setup_model: bool = True,
+        **kwargs: Unpack[RunArguments],
     ) -> None:
         contrastive_coef = (
             self.default_contrastive_coef if contrastive_coef is None else contrastive_coef
@@ -223,7 +206,6 @@ class HIR(HindsightAlgorithm):
         ):
             require_whole(name, count, least)
         require_whole("buffer_limit", buffer_limit, none=True)
-        require("max_grad_norm", max_grad_norm, lambda x: x > 0, "above 0")
         require_weight("weight_decay", weight_decay)
         if levels is not None:
             levels_of(np.zeros(1), levels)
@@ -233,38 +215,26 @@ class HIR(HindsightAlgorithm):
         self.parts, self.part_judge, self.buffer_limit = parts, part_judge, buffer_limit
         self.instructions, self.levels, self.weight_decay = instructions, levels, weight_decay
         self._warned = False
-        policy_kwargs = with_weight_decay(policy_kwargs, weight_decay)
+        policy_kwargs = with_weight_decay(kwargs.get("policy_kwargs"), weight_decay)
         if env is not None:
-            env = as_vec_env(env, num_envs, n_episodes or _ENVS, group_size)
+            env = as_vec_env(env, kwargs.get("num_envs"), n_episodes or _ENVS, group_size)
             if negatives == "batch" and inner(env, "task").multi_turn:
                 raise ValueError(
                     "negatives='batch' puts the text of one question behind another one, and here "
                     "texts hold the replies of their own turns; accepted: 'opposite'"
                 )
             policy_kwargs = self.prepare(env, policy_kwargs)
+        kwargs["policy_kwargs"] = policy_kwargs
         if n_episodes is None:
             n_episodes = 1 if env is None else whole_round(env, group_size)
         super().__init__(
             policy,
             env,
-            n_episodes=n_episodes,
+            learning_rate,
+            n_episodes,
             group_size=group_size,
-            policy_kwargs=policy_kwargs,
-            learning_rate=learning_rate,
-            gamma=1.0,
-            gae_lambda=1.0,
             ent_coef=ent_coef,
-            vf_coef=0.0,
-            max_grad_norm=max_grad_norm,
-            use_sde=False,
-            sde_sample_freq=-1,
-            stats_window_size=stats_window_size,
-            tensorboard_log=None if tensorboard_log is None else os.fspath(tensorboard_log),
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            supported_action_spaces=(spaces.Discrete,),
-            _init_setup_model=_init_setup_model,
+            **kwargs,
         )
 
     # -- training ------------------------------------------------------------------------------
@@ -295,17 +265,9 @@ class HIR(HindsightAlgorithm):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _step(self, batch: Relabelled, stats: dict[str, list[Tensor]]) -> None:
-        loss = self.loss(batch, stats)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss of pass {self._n_updates + 1} is {loss.item()}: training has diverged. "
-                "Lower the learning rate"
-            )
-        self.policy.optimizer.zero_grad()
-        (loss * len(batch) / self.batch_size).backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-        self.policy.optimizer.step()
-        stats["grad_norm"].append(norm)
+        # A short last minibatch counts for less.
+        loss = self.loss(batch, stats) * len(batch) / self.batch_size
+        stats["grad_norm"].append(self.optimize(loss))
 
     def loss(self, batch: Relabelled, stats: dict[str, list[Tensor]]) -> Tensor:
         """Return L of a minibatch, averaged over its answers; append its parts to `stats`."""

@@ -7,7 +7,7 @@ the language model, its scores raised where a token is worth more than the state
 passed back from state to state, good pieces of bad episodes are put together (stitching), which no
 imitation of whole episodes can do.
 
-**Equations**, each with the function that computes it (`agents.functional_offline`). Means are over
+**Equations**, each with the function that computes it (`agents.losses.offline`). Means are over
 the agent's tokens; $s_{k+1}$ is the state in which the agent next acts, across a reply of the
 environment; $\hat Q_k = \min_i \bar Q_i(s_k, u_k)$:
 
@@ -19,7 +19,7 @@ environment; $\hat Q_k = \min_i \bar Q_i(s_k, u_k)$:
   \log \pi_\beta(u_k|s_k)$: `awac_weights`, `awac_loss`
 - $L = L_Q + L_V + \alpha L_{CQL} + w L_{AWAC}$
 - after each optimiser step $\bar\theta \leftarrow \bar\theta + \rho\,(\theta - \bar\theta)$:
-  `agents.value_networks.polyak_update`
+  `agents.policies.value_networks.polyak_update`
 - writing: $\pi(a|s) \propto \tilde\pi_\beta(a|s)\, e^{\beta (\min_i \bar Q_i(s, a) - V(s))}$:
   `guided_logits`
 
@@ -82,21 +82,22 @@ the `awac` ones an `awac_weight`.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
+from typing_extensions import Unpack
 
-from agents import functional_offline as F
-from agents.checks import require, require_weight
-from agents.functional import masked_mean
-from agents.offline_batches import OfflineBatch
-from agents.policies import CausalLMPolicy
-from agents.value_learning import ValueAlgorithm, pad, statistics
-from agents.value_policy import VARIANTS
-from text_envs.errors import suggest
+from agents.common.checks import require, require_weight
+from agents.data.batches import OfflineBatch
+from agents.losses import offline as F
+from agents.losses.on_policy import masked_mean
+from agents.policies.causal_lm import CausalLMPolicy
+from agents.policies.value_guided import VARIANTS
+from agents.training.arguments import ValueArguments
+from agents.training.values import ValueAlgorithm, pad, statistics
+from text_envs.episodes.errors import suggest
 
 __all__ = ["ILQL"]
 
@@ -113,30 +114,15 @@ class ILQL(ValueAlgorithm):
     ```
 
     Args:
-        policy: `"ValueGuidedPolicy"` or a subclass of it.
-        env: an environment id, a Gymnasium environment, a `TokenVectorEnv` or a `VecEnv`.
-        dataset: an `EpisodeDataset`, or what `text_envs.datasets.load` reads; None only to predict.
-        learning_rate: a number, or a function of the remaining progress.
-        batch_size: episodes a minibatch, on average.
         tau: the expectile; 0.5 for SARSA.
-        gamma: discount factor of an agent token (of an utterance).
         cql_weight: weight of the conservative term.
         awac_weight: weight of the language model's own loss; 0 keeps the model as it is.
         beta_train: how much that loss prefers good tokens; 0 is behaviour cloning.
         awac_max_weight: its weights are cut off here.
-        beta: strength of the guidance when acting; not `beta_train`.
-        polyak: how far the target moves after each optimiser step.
         variant: "token" or "utterance".
         target: what V learns from: "bootstrap", the target's Q; "mc", the return that followed.
-        max_grad_norm: gradients are scaled down to this norm.
-        include_prefix: also learn from what a guide wrote in the agent's place.
-        num_envs: environments to make if `env` is an id.
-        stats_window_size: Stable-Baselines3's; not used.
-        tensorboard_log: folder for TensorBoard, or None.
-        policy_kwargs: arguments of `ValueGuidedPolicy`.
-        verbose: 1 prints the metrics.
-        seed: of torch, numpy, Python, the environments and the order of the data.
-        device: "auto", "cpu", "cuda".
+        polyak: how far the target moves after each optimiser step.
+        **kwargs: see `agents.training.arguments.ValueArguments`.
 
     Raises:
         ValueError: an argument that cannot work, with what is accepted.
@@ -149,27 +135,16 @@ class ILQL(ValueAlgorithm):
         env: Any = None,
         dataset: Any = None,
         learning_rate: float | Schedule = 3e-4,
-        batch_size: int = 64,
+        *,
         tau: float = 0.7,
-        gamma: float = 0.99,
         cql_weight: float = 0.01,
         awac_weight: float = 0.0,
         beta_train: float = 0.0,
         awac_max_weight: float = 100.0,
-        beta: float = 16.0,
         polyak: float = 0.005,
         variant: str = "token",
         target: str = "bootstrap",
-        max_grad_norm: float = 1.0,
-        include_prefix: bool = False,
-        num_envs: int | None = None,
-        stats_window_size: int = 100,
-        tensorboard_log: str | os.PathLike[str] | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: torch.device | str = "auto",
-        _init_setup_model: bool = True,
+        **kwargs: Unpack[ValueArguments],
     ) -> None:
         require("tau", tau, lambda x: 0 < x < 1, "in (0, 1)")
         for name, value in (
@@ -185,27 +160,8 @@ class ILQL(ValueAlgorithm):
         self.tau, self.cql_weight, self.awac_weight = tau, cql_weight, awac_weight
         self.beta_train, self.awac_max_weight = beta_train, awac_max_weight
         self.variant, self.target = variant, target
-        super().__init__(
-            policy,
-            env,
-            gamma=gamma,
-            polyak=polyak,
-            beta=beta,
-            fixed={"variant": variant, "train_policy": awac_weight > 0},
-            dataset=dataset,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            max_grad_norm=max_grad_norm,
-            include_prefix=include_prefix,
-            num_envs=num_envs,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=_init_setup_model,
-        )
+        fixed = {"variant": variant, "train_policy": awac_weight > 0}
+        super().__init__(policy, env, dataset, learning_rate, polyak=polyak, fixed=fixed, **kwargs)
 
     def losses(self, batch: OfflineBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a minibatch, and its parts."""

@@ -4,7 +4,7 @@ r"""Monte-Carlo values that guide a language model: the baseline without tempora
 model, its scores raised where a token did better than the state's average. This is one step of
 improvement over the behaviour in the data; unlike ILQL it cannot put pieces of episodes together.
 
-**Equations**, each with the function that computes it (`agents.functional_offline`):
+**Equations**, each with the function that computes it (`agents.losses.offline`):
 
 - $G_k = r_k + \gamma G_{k+1}$; after the end of a terminated episode 0, of a cut one
   $V(s_{n+1})$: `returns_to_go`
@@ -43,18 +43,18 @@ start as constants at the mean return. No target is needed to learn; it only gui
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
-import torch
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
+from typing_extensions import Unpack
 
-from agents import functional_offline as F
-from agents.checks import require_weight
-from agents.offline_batches import OfflineBatch
-from agents.policies import CausalLMPolicy
-from agents.value_learning import ValueAlgorithm, pad, statistics
+from agents.common.checks import require_weight
+from agents.data.batches import OfflineBatch
+from agents.losses import offline as F
+from agents.policies.causal_lm import CausalLMPolicy
+from agents.training.arguments import ValueArguments
+from agents.training.values import ValueAlgorithm, pad, statistics
 
 __all__ = ["MCValues"]
 
@@ -63,24 +63,9 @@ class MCValues(ValueAlgorithm):
     """Monte-Carlo values that guide a language model; see the module's card.
 
     Args:
-        policy: `"ValueGuidedPolicy"` or a subclass of it.
-        env: an environment id, a Gymnasium environment, a `TokenVectorEnv` or a `VecEnv`.
-        dataset: an `EpisodeDataset`, or what `text_envs.datasets.load` reads; None only to predict.
-        learning_rate: a number, or a function of the remaining progress.
-        batch_size: episodes a minibatch, on average.
-        gamma: discount factor of an agent token.
         cql_weight: weight of the conservative term.
-        beta: strength of the guidance when acting.
         polyak: how far the guiding copy moves after each optimiser step.
-        max_grad_norm: gradients are scaled down to this norm.
-        include_prefix: also learn from what a guide wrote in the agent's place.
-        num_envs: environments to make if `env` is an id.
-        stats_window_size: Stable-Baselines3's; not used.
-        tensorboard_log: folder for TensorBoard, or None.
-        policy_kwargs: arguments of `ValueGuidedPolicy`.
-        verbose: 1 prints the metrics.
-        seed: of torch, numpy, Python, the environments and the order of the data.
-        device: "auto", "cpu", "cuda".
+        **kwargs: see `agents.training.arguments.ValueArguments`.
 
     Raises:
         ValueError: an argument that cannot work, with what is accepted.
@@ -93,45 +78,15 @@ class MCValues(ValueAlgorithm):
         env: Any = None,
         dataset: Any = None,
         learning_rate: float | Schedule = 3e-4,
-        batch_size: int = 64,
-        gamma: float = 0.99,
+        *,
         cql_weight: float = 0.01,
-        beta: float = 16.0,
         polyak: float = 1.0,
-        max_grad_norm: float = 1.0,
-        include_prefix: bool = False,
-        num_envs: int | None = None,
-        stats_window_size: int = 100,
-        tensorboard_log: str | os.PathLike[str] | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: torch.device | str = "auto",
-        _init_setup_model: bool = True,
+        **kwargs: Unpack[ValueArguments],
     ) -> None:
         require_weight("cql_weight", cql_weight)
         self.cql_weight = cql_weight
-        super().__init__(
-            policy,
-            env,
-            gamma=gamma,
-            polyak=polyak,
-            beta=beta,
-            fixed={"variant": "token", "train_policy": False},
-            dataset=dataset,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            max_grad_norm=max_grad_norm,
-            include_prefix=include_prefix,
-            num_envs=num_envs,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=_init_setup_model,
-        )
+        fixed: dict[str, Any] = {"variant": "token", "train_policy": False}
+        super().__init__(policy, env, dataset, learning_rate, polyak=polyak, fixed=fixed, **kwargs)
 
     def losses(self, batch: OfflineBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a minibatch, and its parts."""

@@ -5,8 +5,8 @@ less by the difference. What the three differ in is whom a text is compared with
 other texts of the roll-out, RLOO (Ahmadian et al., 2024) with the other texts of the same start,
 GRPO (Shao et al., 2024) with the mean of its start in units of the standard deviation.
 
-**Equations**, each with the function that computes it (`agents.functional`,
-`agents.functional_groups`):
+**Equations**, each with the function that computes it (`agents.losses.on_policy`,
+`agents.losses.groups`):
 
 - $R_t = r_t - \beta\,(\log \pi_{old} - \log \pi_0)(a_t | s_t)$: `kl_penalised_rewards`
 - $A_i = \sum_t R_t - b_i$, $b_i$ the mean over the others, of the roll-out or of the group:
@@ -64,21 +64,21 @@ al. 2024 (GRPO), 2402.03300; Korbak et al. 2022 (KL penalties as inference), 220
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from typing import Any, ClassVar
 
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
+from typing_extensions import Unpack
 
-from agents import functional as F
-from agents.base import EpisodicAlgorithm
-from agents.checks import require, require_batch, require_weight, require_whole
-from agents.functional_groups import group_normalised, leave_one_out
-from agents.policies import CausalLMPolicy
-from agents.rollouts import Rollout
+from agents.common.checks import require, require_batch, require_whole
+from agents.losses import on_policy as F
+from agents.losses.groups import group_normalised, leave_one_out
+from agents.policies.causal_lm import CausalLMPolicy
+from agents.rollouts.rollout import Rollout
+from agents.training.arguments import KLArguments
+from agents.training.on_policy import EpisodicAlgorithm
 
 __all__ = ["GRPO", "REINFORCE", "RLOO"]
 
@@ -90,10 +90,6 @@ class PolicyGradient(EpisodicAlgorithm):
     """What the three share; see the module's card for equations and symbols.
 
     Args:
-        policy: `"CausalLMPolicy"` or a subclass of it.
-        env: an environment id, a Gymnasium environment, a `TokenVectorEnv` or a `VecEnv`.
-        learning_rate: a number, or a function of the remaining progress.
-        n_episodes: episodes an iteration, a multiple of the number of environments.
         group_size: texts of each start; None for what the algorithm is known by.
         baseline: what a text is compared with; None for what the algorithm is known by.
         credit: "text" pays every token with the whole text's advantage, "to_go" with what came
@@ -102,20 +98,7 @@ class PolicyGradient(EpisodicAlgorithm):
         n_epochs: passes over a roll-out; more than one wants a `clip_range`.
         clip_range: epsilon of the policy ratio; None leaves the ratio free.
         gamma: discount factor; only with `credit="to_go"`.
-        ent_coef: weight of the entropy bonus.
-        max_grad_norm: gradients are scaled down to this norm.
-        kl_coef: weight of the KL to the reference; 0 for none.
-        kl_target: wanted KL to the reference, nats an episode; adapts `kl_coef`.
-        kl_horizon: episodes over which the adaptation acts.
-        reference: a model, see `load_lm`; None for the initial policy.
-        num_envs: environments to make if `env` is an id.
-        stats_window_size: episodes that `rollout/ep_*_mean` average over.
-        tensorboard_log: folder for TensorBoard, or None.
-        policy_kwargs: arguments of the policy, see `policy_kwargs_for`; by default its model is the
-            bundled one where the environment has its words, else a small untrained one.
-        verbose: 1 prints the metrics.
-        seed: of torch, numpy, Python and the environments.
-        device: "auto", "cpu", "cuda".
+        **kwargs: see `agents.training.arguments.KLArguments`.
 
     Raises:
         ValueError: an argument that cannot work, with the arithmetic and the remedy.
@@ -138,19 +121,7 @@ class PolicyGradient(EpisodicAlgorithm):
         clip_range: float | None = None,
         gamma: float = 1.0,
         ent_coef: float = 0.0,
-        max_grad_norm: float = 1.0,
-        kl_coef: float = 0.0,
-        kl_target: float | None = None,
-        kl_horizon: float = 10_000.0,
-        reference: Any = None,
-        num_envs: int | None = None,
-        stats_window_size: int = 100,
-        tensorboard_log: str | os.PathLike[str] | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: torch.device | str = "auto",
-        _init_setup_model: bool = True,
+        **kwargs: Unpack[KLArguments],
     ) -> None:
         baseline = self.default_baseline if baseline is None else baseline
         group_size = self.default_group_size if group_size is None else group_size
@@ -160,41 +131,21 @@ class PolicyGradient(EpisodicAlgorithm):
         require("group_size", group_size, not alone, f"at least 2 with baseline={baseline!r}")
         to_go = credit == "to_go"
         require("credit", credit, not to_go or baseline != "normalised", "'text' with 'normalised'")
-        require("gamma", gamma, lambda x: 0 <= x <= 1, "in [0, 1]")
         require("gamma", gamma, gamma == 1 or to_go, "1 unless credit='to_go'")
-        require_weight("ent_coef", ent_coef)
         require_whole("n_epochs", n_epochs)
         require("clip_range", clip_range, lambda x: x is None or x > 0, "None or above 0")
-        require("max_grad_norm", max_grad_norm, lambda x: x > 0, "above 0")
         require_batch(batch_size, n_episodes)
         self.baseline, self.credit, self.batch_size = baseline, credit, batch_size
         self.n_epochs, self.clip_range = n_epochs, clip_range
         super().__init__(
             policy,
             env,
-            n_episodes=n_episodes,
-            num_envs=num_envs,
+            learning_rate,
+            n_episodes,
             group_size=group_size,
-            kl_coef=kl_coef,
-            kl_target=kl_target,
-            kl_horizon=kl_horizon,
-            reference=reference,
-            policy_kwargs=policy_kwargs,
-            learning_rate=learning_rate,
             gamma=gamma,
-            gae_lambda=1.0,
             ent_coef=ent_coef,
-            vf_coef=0.0,
-            max_grad_norm=max_grad_norm,
-            use_sde=False,
-            sde_sample_freq=-1,
-            stats_window_size=stats_window_size,
-            tensorboard_log=None if tensorboard_log is None else os.fspath(tensorboard_log),
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            supported_action_spaces=(spaces.Discrete,),
-            _init_setup_model=_init_setup_model,
+            **kwargs,
         )
 
     def train(self) -> None:
@@ -208,11 +159,7 @@ class PolicyGradient(EpisodicAlgorithm):
         for _ in range(self.n_epochs):
             for index in rollout.minibatches(self.batch_size or len(rollout)):
                 loss = self._loss(rollout, index, advantages, stats)
-                self.policy.optimizer.zero_grad()
-                loss.backward()
-                norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-                stats["grad_norm"].append(norm)
-                self.policy.optimizer.step()
+                stats["grad_norm"].append(self.optimize(loss))
             self._n_updates += 1
         self._adapt_kl_coef(rollout)
         for name, values in stats.items():
@@ -222,11 +169,7 @@ class PolicyGradient(EpisodicAlgorithm):
 
     def _advantages(self, rollout: Rollout) -> Tensor:
         """Return what each token is paid, `(B, T)`."""
-        rewards = rollout.rewards
-        if rollout.ref_log_probs is not None:
-            rewards = F.kl_penalised_rewards(
-                rewards, rollout.log_probs, rollout.ref_log_probs, rollout.mask, self.kl_coef
-            )
+        rewards = self.penalised_rewards(rollout)
         totals = rewards.sum(dim=1)  # (B,)
         if self.baseline == "none":
             compared = totals
@@ -250,18 +193,15 @@ class PolicyGradient(EpisodicAlgorithm):
         stats: dict[str, list[Tensor]],
     ) -> Tensor:
         """Return the loss of the sequences `index`; append its parts to `stats`."""
-        longest = int(rollout.lengths[index].max())
-        mask = rollout.mask[index, :longest]  # (b, t)
-        old = rollout.log_probs[index, :longest]
+        part = rollout.select(index)
+        mask, old = part.mask, part.log_probs  # (b, t)
         log_probs, _, entropy = self.policy.evaluate_episodes(
-            rollout.tokens[index],
-            rollout.columns[index, :longest],
-            rollout.actions[index, :longest],
-            mask,
-            with_entropy=self.ent_coef > 0,
+            part.tokens, part.columns, part.actions, mask, with_entropy=self.ent_coef > 0
         )
         clip_range = float("inf") if self.clip_range is None else self.clip_range
-        mean = F.clipped_policy_loss(log_probs, old, advantages[index, :longest], mask, clip_range)
+        mean = F.clipped_policy_loss(
+            log_probs, old, advantages[index, : mask.shape[1]], mask, clip_range
+        )
         # Per text, in units of the roll-out's mean length: a constant, where the minibatch's own
         # number of tokens would weigh the texts of short minibatches more.
         share = mask.sum() / len(index) / rollout.lengths.float().mean()

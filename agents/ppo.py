@@ -4,7 +4,7 @@ r"""Proximal policy optimisation over whole texts (Schulman et al., 2017), with 
 and make better-than-expected tokens more likely, but by no more than a factor $1 \pm \epsilon$ an
 iteration. A KL penalty keeps the policy near the language model it started from.
 
-**Equations**, each with the function that computes it (`agents.functional`):
+**Equations**, each with the function that computes it (`agents.losses.on_policy`):
 
 - $R_t = r_t - \beta\,(\log \pi_{old} - \log \pi_0)(a_t | s_t)$: `kl_penalised_rewards`
 - $\delta_t = R_t + \gamma V_{t+1} - V_t$, $\hat A_t = \sum_k (\gamma\lambda)^k \delta_{t+k}$,
@@ -71,7 +71,6 @@ Ziegler et al. 2019, 1909.08593; Korbak et al. 2022 (KL penalties as inference),
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from typing import Any
 
@@ -79,12 +78,14 @@ import stable_baselines3
 import torch
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
+from typing_extensions import Unpack
 
-from agents import functional as F
-from agents.base import EpisodicAlgorithm
-from agents.checks import require, require_batch, require_weight, require_whole
-from agents.policies import CausalLMPolicy
-from agents.rollouts import Rollout
+from agents.common.checks import require, require_batch, require_whole
+from agents.losses import on_policy as F
+from agents.policies.causal_lm import CausalLMPolicy
+from agents.rollouts.rollout import Rollout
+from agents.training.arguments import KLArguments
+from agents.training.on_policy import EpisodicAlgorithm
 
 __all__ = ["PPO"]
 
@@ -98,36 +99,17 @@ class PPO(EpisodicAlgorithm, stable_baselines3.PPO):
     ```
 
     Args:
-        policy: `"CausalLMPolicy"` or a subclass of it.
-        env: an environment id, a Gymnasium environment, a `TokenVectorEnv` or a `VecEnv`.
         learning_rate: a number, or a function of the remaining progress. The default suits the
             bundled model; a pretrained GPT-2 wants about a tenth of it.
-        n_episodes: episodes an iteration, a multiple of the number of environments.
         batch_size: sequences a minibatch.
         n_epochs: passes over a roll-out. Many small minibatches in one pass learn more a second
             than several passes over larger ones.
-        gamma: discount factor.
-        gae_lambda: lambda of the advantage estimation.
         clip_range: epsilon of the policy ratio.
         clip_range_vf: epsilon of the value, in units of reward; None to leave it free.
         normalize_advantage: whiten advantages over the roll-out.
-        ent_coef: weight of the entropy bonus.
-        vf_coef: weight of the value loss.
-        max_grad_norm: gradients are scaled down to this norm.
         target_kl: stop an iteration's epochs when the KL to the sampling policy exceeds 1.5 times
             this, in nats a token; None for never.
-        kl_coef: weight of the KL to the reference; 0 for none.
-        kl_target: wanted KL to the reference, nats an episode; adapts `kl_coef`.
-        kl_horizon: episodes over which the adaptation acts.
-        reference: a model, see `load_lm`; None for the initial policy.
-        num_envs: environments to make if `env` is an id.
-        stats_window_size: episodes that `rollout/ep_*_mean` average over.
-        tensorboard_log: folder for TensorBoard, or None.
-        policy_kwargs: arguments of the policy, see `policy_kwargs_for`; by default its model is the
-            bundled one where the environment has its words, else a small untrained one.
-        verbose: 1 prints the metrics.
-        seed: of torch, numpy, Python and the environments.
-        device: "auto", "cpu", "cuda".
+        **kwargs: see `agents.training.arguments.KLArguments`.
 
     Raises:
         ValueError: an argument that cannot work, with the arithmetic and the remedy.
@@ -148,60 +130,33 @@ class PPO(EpisodicAlgorithm, stable_baselines3.PPO):
         normalize_advantage: bool = True,
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
-        max_grad_norm: float = 1.0,
         target_kl: float | None = None,
-        kl_coef: float = 0.0,
-        kl_target: float | None = None,
-        kl_horizon: float = 10_000.0,
-        reference: Any = None,
-        num_envs: int | None = None,
-        stats_window_size: int = 100,
-        tensorboard_log: str | os.PathLike[str] | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: torch.device | str = "auto",
-        _init_setup_model: bool = True,
+        **kwargs: Unpack[KLArguments],
     ) -> None:
         require_batch(batch_size, n_episodes, none=False)
-        for name, value in (("gamma", gamma), ("gae_lambda", gae_lambda)):
-            require(name, value, lambda x: 0 <= x <= 1, "in [0, 1]")
-        for name, value in (("ent_coef", ent_coef), ("vf_coef", vf_coef)):
-            require_weight(name, value)
         for name, limit in (("clip_range", clip_range), ("clip_range_vf", clip_range_vf)):
             fine = callable(limit) or limit is None  # the second may be left out
             require(name, limit, fine or (lambda x: x > 0), "above 0 or a schedule")
         require_whole("n_epochs", n_epochs)
-        require("max_grad_norm", max_grad_norm, lambda x: x > 0, "above 0")
         require("target_kl", target_kl, lambda x: x is None or x > 0, "None or above 0")
         super().__init__(
             policy,
             env,
-            n_episodes=n_episodes,
-            num_envs=num_envs,
-            kl_coef=kl_coef,
-            kl_target=kl_target,
-            kl_horizon=kl_horizon,
-            reference=reference,
-            policy_kwargs=policy_kwargs,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            n_epochs=n_epochs,
+            learning_rate,
+            n_episodes,
             gamma=gamma,
             gae_lambda=gae_lambda,
-            clip_range=clip_range,
-            clip_range_vf=clip_range_vf,
-            normalize_advantage=False,  # the library would ask for batch_size > 1; set below
             ent_coef=ent_coef,
             vf_coef=vf_coef,
-            max_grad_norm=max_grad_norm,
-            target_kl=target_kl,
-            stats_window_size=stats_window_size,
-            tensorboard_log=None if tensorboard_log is None else os.fspath(tensorboard_log),
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=_init_setup_model,
+            **kwargs,
+            _library={
+                "batch_size": batch_size,
+                "n_epochs": n_epochs,
+                "clip_range": clip_range,
+                "clip_range_vf": clip_range_vf,
+                "normalize_advantage": False,  # it would ask for batch_size > 1; set below
+                "target_kl": target_kl,
+            },
         )
         self.normalize_advantage = normalize_advantage
 
@@ -220,11 +175,7 @@ class PPO(EpisodicAlgorithm, stable_baselines3.PPO):
                 if self.target_kl is not None and stats["approx_kl"][-1] > 1.5 * self.target_kl:
                     going_on = False
                     break
-                self.policy.optimizer.zero_grad()
-                loss.backward()
-                norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-                stats["grad_norm"].append(norm)
-                self.policy.optimizer.step()
+                stats["grad_norm"].append(self.optimize(loss))
             self._n_updates += 1
             if not going_on:
                 break
@@ -240,20 +191,13 @@ class PPO(EpisodicAlgorithm, stable_baselines3.PPO):
 
     def _advantages(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Return advantages and returns `(B, T)` of the penalised rewards."""
-        rewards = self._penalised_rewards(rollout)
+        rewards = self.penalised_rewards(rollout)
         advantages, returns = F.gae(
             rewards, rollout.values, rollout.mask, self.gamma, self.gae_lambda, rollout.bootstrap
         )
         if self.normalize_advantage:
             advantages = F.masked_whiten(advantages, rollout.policy_steps)
         return advantages, returns
-
-    def _penalised_rewards(self, rollout: Rollout) -> Tensor:
-        if rollout.ref_log_probs is None:
-            return rollout.rewards
-        return F.kl_penalised_rewards(
-            rollout.rewards, rollout.log_probs, rollout.ref_log_probs, rollout.mask, self.kl_coef
-        )
 
     def _loss(
         self,
@@ -264,18 +208,13 @@ class PPO(EpisodicAlgorithm, stable_baselines3.PPO):
         stats: dict[str, list[Tensor]],
     ) -> Tensor:
         """Return the loss of the sequences `index`; append its parts to `stats`."""
-        longest = int(rollout.lengths[index].max())
-        mask = rollout.mask[index, :longest]  # (b, t)
+        part = rollout.select(index)
+        longest = part.mask.shape[1]
         # What a guide wrote is in the text, but not the policy's doing.
-        own, judged = (m[index, :longest] for m in (rollout.policy_steps, rollout.critic_steps))
-        old_log_probs = rollout.log_probs[index, :longest]
-        clip_range = self._now(self.clip_range)
+        own, judged = part.policy_steps, part.critic_steps  # (b, t)
+        old_log_probs, clip_range = part.log_probs, self._now(self.clip_range)
         log_probs, values, entropy = self.policy.evaluate_episodes(
-            rollout.tokens[index],
-            rollout.columns[index, :longest],
-            rollout.actions[index, :longest],
-            mask,
-            with_entropy=self.ent_coef > 0,
+            part.tokens, part.columns, part.actions, part.mask, with_entropy=self.ent_coef > 0
         )
         policy_loss = F.clipped_policy_loss(
             log_probs, old_log_probs, advantages[index, :longest], own, clip_range
@@ -284,7 +223,7 @@ class PPO(EpisodicAlgorithm, stable_baselines3.PPO):
             values,
             returns[index, :longest],
             judged,
-            rollout.values[index, :longest],
+            part.values,
             None if self.clip_range_vf is None else self._now(self.clip_range_vf),
         )
         loss = policy_loss + self.vf_coef * value_loss

@@ -94,13 +94,24 @@ import torch
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
-from agents import functional as F
-from agents.checks import require, require_whole
-from agents.guided_ppo import GuidedPPO
-from agents.rollouts import Rollout
-from agents.two_critics import TwoCriticPolicy, TwoCriticSeq2SeqPolicy
+from agents.common.checks import require, require_whole
+from agents.losses import on_policy as F
+from agents.policies.two_critics import TwoCriticPolicy, TwoCriticSeq2SeqPolicy
+from agents.ppo import PPO
+from agents.rollouts.rollout import Rollout
+from agents.training.guided import GuidedAlgorithm
 
 __all__ = ["LOLS", "AggreVaTeD", "D2LOLS", "PPOPlusPlus"]
+
+
+class GuidedPPO(GuidedAlgorithm, PPO):
+    """What the four share: texts of agent and guide, PPO's update with two masks.
+
+    Args:
+        policy: as in `PPO`.
+        env: as in `GuidedAlgorithm`.
+        **kwargs: arguments of `GuidedAlgorithm` and `PPO`.
+    """
 
 
 class PPOPlusPlus(GuidedPPO):
@@ -146,7 +157,7 @@ class AggreVaTeD(GuidedPPO):
     def _advantages(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         advantages, returns = super()._advantages(rollout)
         if self.strict:  # lambda = 1: one deviation, paid with all that came of it
-            rewards, steps = self._penalised_rewards(rollout), rollout.policy_steps
+            rewards, steps = self.penalised_rewards(rollout), rollout.policy_steps
             advantages, _ = F.gae(rewards, rollout.values, rollout.mask, self.gamma, 1.0)
             if self.normalize_advantage:
                 advantages = F.masked_whiten(advantages, steps)

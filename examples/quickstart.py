@@ -20,9 +20,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 import text_envs
 from agents import PPO, evaluate_texts, mean_and_interval
-from agents.evaluation import Evaluation
+from agents.rollouts.evaluation import Evaluation
 from text_envs import rewards
-from text_envs.pages import write_page
+from text_envs.render.pages import write_page
 
 ENV_ID = "text_envs/Reviews-v0"
 

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from text_envs import EpisodeBatch, Example, RewardModelError, Task, TokenEnv, TokenVectorEnv, exact
-from text_envs.errors import DatasetError
-from text_envs.goal import Goal, GoalTokenEnv
+from text_envs.envs.goal import Goal, GoalTokenEnv
+from text_envs.envs.sb3 import make_sb3
+from text_envs.episodes.errors import DatasetError
 from text_envs.rewards import Calibrated, WeightedSum, calibrated, whiten_components
-from text_envs.sb3 import make_sb3
 from text_envs.tasks.toy import Toy
 from text_envs.tokenizers import WordTokenizer
 

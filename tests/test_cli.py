@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import text_envs
-from text_envs.cli import UsageError, find_id, main
+from text_envs.cli.main import UsageError, find_id, main
 
 EXAMPLES = Path(text_envs.__file__).parent.parent / "examples"
 

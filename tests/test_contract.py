@@ -1,4 +1,4 @@
-"""Every registered id keeps the contract of `text_envs.testing`."""
+"""Every registered id keeps the contract of `text_envs.testing.envs`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import text_envs
-from text_envs.testing import CHECKS, check_env_id
+from text_envs.testing.envs import CHECKS, check_env_id
 
 # Gymnasium's checkers speak through warnings; those about style, not about faults, are named here.
 pytestmark = [

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from text_envs import DatasetError, Example
-from text_envs.tasks.data import load_examples
+from text_envs.tasks.shared.data import load_examples
 
 
 def test_text_file(tmp_path: Path) -> None:

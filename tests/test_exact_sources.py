@@ -13,7 +13,7 @@ from models import Share, tiny_gpt2
 
 import text_envs
 from text_envs import Task, exact
-from text_envs.policies import as_log_probs, uniform
+from text_envs.policies.functions import as_log_probs, uniform
 from text_envs.tasks.toy import Toy
 from text_envs.tasks.wordle import Wordle
 

@@ -11,7 +11,7 @@ from models import Share
 
 import text_envs
 from text_envs import Example, Replies, Task, Turns, exact
-from text_envs.policies import as_log_probs, uniform
+from text_envs.policies.functions import as_log_probs, uniform
 from text_envs.tasks.maze import Maze
 from text_envs.tasks.numbers import IncreasingNumbers
 from text_envs.tasks.toy import Toy

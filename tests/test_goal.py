@@ -14,10 +14,10 @@ from stable_baselines3.common.env_checker import check_env
 
 import text_envs
 from text_envs import RewardModelError
-from text_envs.goal import Goal, GoalTokenEnv, GoalTokenVectorEnv, compute_reward
-from text_envs.goal_sb3 import GoalTokenVecEnv
+from text_envs.envs.goal import Goal, GoalTokenEnv, GoalTokenVectorEnv, compute_reward
+from text_envs.envs.goal_sb3 import GoalTokenVecEnv
 from text_envs.tasks.toy import Toy
-from text_envs.testing_goal import GOAL_CHECKS, check_goal_env_id
+from text_envs.testing.goals import GOAL_CHECKS, check_goal_env_id
 
 GOAL_IDS = [env_id for env_id in text_envs.list_ids() if env_id.endswith("Goal-v0")]
 THREE = "text_envs/LogicalDeductionThreeGoal-v0"

@@ -20,13 +20,13 @@ import text_envs.guides
 import text_envs.guides.sampler
 import text_envs.guides.sources
 from text_envs import Example, Role, Task, TokenEnv, TokenVectorEnv, exact
-from text_envs.errors import GuideError, RewardModelError
+from text_envs.core.playing import play_out
+from text_envs.episodes.errors import GuideError, RewardModelError
+from text_envs.episodes.types import Turns
 from text_envs.guides import Query, as_guide, complete, draw
-from text_envs.playing import play_out
-from text_envs.policies import as_log_probs
+from text_envs.policies.functions import as_log_probs
 from text_envs.tasks.toy import Toy
 from text_envs.tokenizers import WordTokenizer, load_tokenizer
-from text_envs.types import Turns
 
 A, B, EOS, PAD, BOS = 0, 1, 2, 3, 4  # Toy's tokens
 SAY, HELLO, BYE, YES, END = 0, 1, 2, 3, 4  # Echo's tokens

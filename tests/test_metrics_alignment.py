@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from text_envs.metrics import reward_alignment
+from text_envs.rewards.metrics import reward_alignment
 
 REWARDS = st.lists(st.integers(-40, 40).map(float), min_size=1, max_size=30)
 

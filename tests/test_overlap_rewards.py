@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from text_envs import EpisodeBatch, Example, Role
-from text_envs.rewards.ciderd import CiderD
+from text_envs.rewards.ciderd import CiderD, _bundled, count_documents
 from text_envs.rewards.overlap import Bleu, Coverage, Rouge, _porter, stem
 from text_envs.rewards.words import count_words, encode_texts, response_words, weigh
-from text_envs.tasks import concepts_grammar as grammar
+from text_envs.tasks.concepts import grammar
 from text_envs.tokenizers import Tokenizer, WordTokenizer
 
 WORDS = WordTokenizer("a the dog dogs cat runs run park in . ,".split())
@@ -202,3 +202,7 @@ def test_weighing_gives_a_row_the_same_bits_in_any_batch() -> None:
     rows, weights = rng.normal(size=(257, 213)), rng.normal(size=213)
     alone = np.array([weigh(row[None], weights)[0] for row in rows])
     assert np.array_equal(weigh(rows, weights), alone)
+
+
+def test_bundled_counts_are_those_of_the_grammar() -> None:
+    assert count_documents(grammar.training_references()) == _bundled()

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from helpers import Echo
 
-from text_envs import pages
-from text_envs.colours import INK, PROMPT, REPLY, mix, scale
-from text_envs.demonstrations import demonstrate
-from text_envs.pages import TokenRow, page, rows_from, write_page
+from text_envs.datasets.demonstrations import demonstrate
+from text_envs.episodes.types import EpisodeBatch, Role
+from text_envs.render import pages
+from text_envs.render.colours import INK, PROMPT, REPLY, mix, scale
+from text_envs.render.pages import TokenRow, page, rows_from, write_page
 from text_envs.tasks.toy import Toy
-from text_envs.types import EpisodeBatch, Role
 
 
 class Spans(HTMLParser):

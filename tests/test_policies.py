@@ -13,9 +13,9 @@ import pytest
 from helpers import SENTENCES
 from models import Share, tiny_gpt2
 
-import text_envs.policies
+import text_envs.policies.functions
 from text_envs import Example, Task
-from text_envs.policies import PolicyFunction, as_log_probs, uniform
+from text_envs.policies.functions import PolicyFunction, as_log_probs, uniform
 from text_envs.tasks.toy import Toy
 from text_envs.tokenizers import HFTokenizer
 
@@ -40,7 +40,7 @@ def hf_task(bpe: Any) -> Task:
 
 
 def test_doctests() -> None:
-    assert doctest.testmod(text_envs.policies).failed == 0
+    assert doctest.testmod(text_envs.policies.functions).failed == 0
 
 
 def test_a_function_is_checked_and_passed_through() -> None:
@@ -264,7 +264,7 @@ def test_agents_of_another_task_are_refused(toy_env: Any) -> None:
 def test_torch_stays_unloaded_for_functions() -> None:
     code = (
         "import sys, numpy as np\n"
-        "from text_envs.policies import as_log_probs, uniform\n"
+        "from text_envs.policies.functions import as_log_probs, uniform\n"
         "from text_envs.tasks.toy import Toy\n"
         "obs = np.array([[4, 3, 3, 3]])\n"
         "as_log_probs(lambda tokens: uniform(Toy())(tokens), Toy())(obs)\n"

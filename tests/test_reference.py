@@ -10,10 +10,15 @@ import numpy as np
 import pytest
 
 import text_envs
-from text_envs import reference
-from text_envs.reference import measure, normalised_score, reference_scores, write_scores
+from text_envs.datasets import reference_scores as reference
+from text_envs.datasets.reference_scores import (
+    measure,
+    normalised_score,
+    reference_scores,
+    write_scores,
+)
 
-REMEDY = "run python -m text_envs.reference"
+REMEDY = "run python -m text_envs.datasets.reference_scores"
 
 
 @pytest.mark.parametrize("env_id", text_envs.list_ids())

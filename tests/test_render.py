@@ -16,16 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import text_envs
-from text_envs import cells, colours, page_style, render
-from text_envs.cells import END, Speller, split_text
-from text_envs.colours import PROMPT, mix
-from text_envs.errors import RewardModelError
-from text_envs.goal import GoalTokenEnv
-from text_envs.render import glyphs, heatmap, write_gif
-from text_envs.tasks.base import Task
+from text_envs import render
+from text_envs.core.task import Task
+from text_envs.envs.goal import GoalTokenEnv
+from text_envs.episodes.errors import RewardModelError
+from text_envs.episodes.types import Example, Role
+from text_envs.render import cells, colours, glyphs, heatmap, page_style, write_gif
+from text_envs.render.cells import END, cells_of_row, split_text
+from text_envs.render.colours import PROMPT, mix
 from text_envs.tasks.toy import Toy
 from text_envs.tokenizers import CharTokenizer, WordTokenizer, load_tokenizer
-from text_envs.types import Example, Role
+from text_envs.tokens.spelling import Speller
 
 Image = pytest.importorskip("PIL.Image", reason="images need Pillow")
 
@@ -63,7 +64,7 @@ def test_spelled_subwords_make_the_decoded_text(bpe_tokenizer: Any) -> None:
     speller = Speller(tokenizer)
     for sentence in SENTENCES:
         ids = tokenizer.encode(sentence + "\nand a line")
-        found = speller.cells(ids, [int(Role.ACTION)] * len(ids))
+        found = cells_of_row(speller, ids, [int(Role.ACTION)] * len(ids))
         spelled = "".join(
             cell.lead + cell.text.replace("\u21b5", "").replace("\u2423", " ") + cell.tail
             for cell in found
@@ -74,9 +75,9 @@ def test_spelled_subwords_make_the_decoded_text(bpe_tokenizer: Any) -> None:
 
 def test_ends_are_visible_and_padding_is_not() -> None:
     speller = Speller(Toy().tokenizer)
-    found = speller.cells([4, 0, 2, 3], [1, 3, 3, 0])
+    found = cells_of_row(speller, [4, 0, 2, 3], [1, 3, 3, 0])
     assert [(cell.column, cell.text) for cell in found] == [(1, "a"), (2, END)]
-    assert [cell.text for cell in speller.cells([4], [3])] == [cells.SPECIAL]
+    assert [cell.text for cell in cells_of_row(speller, [4], [3])] == [cells.SPECIAL]
 
 
 # -- scores ---------------------------------------------------------------------------------------

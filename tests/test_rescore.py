@@ -12,10 +12,10 @@ from helpers import Echo
 
 from text_envs import EpisodeBatch, RewardModelError, Role, TokenVectorEnv
 from text_envs.datasets import EpisodeDataset, collect, load, rescore, rescoring, save
-from text_envs.errors import DatasetError
+from text_envs.envs.sb3 import make_sb3
+from text_envs.episodes.errors import DatasetError
+from text_envs.guides.shaping import ReferenceShaping
 from text_envs.rewards import Calibrated, Length, WeightedSum
-from text_envs.sb3 import make_sb3
-from text_envs.shaping import ReferenceShaping
 from text_envs.tasks.toy import Toy
 
 TOY = "text_envs/Toy-v0"

@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import text_envs
-import text_envs.roll_in
+import text_envs.guides.roll_in
 from text_envs import Role, TokenEnv, TokenVectorEnv, exact
-from text_envs.errors import GuideError
+from text_envs.episodes.errors import GuideError
 from text_envs.guides import Query, as_guide
-from text_envs.policies import as_log_probs
-from text_envs.roll_in import GuidedStarts
+from text_envs.guides.roll_in import GuidedStarts
+from text_envs.policies.functions import as_log_probs
 from text_envs.tasks.toy import Toy
 
 A, B, EOS = 0, 1, 2  # Toy's tokens
@@ -35,7 +35,7 @@ def iid(task: Any, probabilities: Sequence[float]) -> Any:
 
 
 def test_the_card() -> None:
-    assert doctest.testmod(text_envs.roll_in).failed == 0
+    assert doctest.testmod(text_envs.guides.roll_in).failed == 0
 
 
 # -- the distribution of starts ------------------------------------------------------------------

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from text_envs.episodes.types import EpisodeBatch, Example, Role
 from text_envs.rewards.sentiment import Sentiment
 from text_envs.tokenizers import CharTokenizer, load_tokenizer
-from text_envs.types import EpisodeBatch, Example, Role
 
 GOOD = "a moving, wonderful film with a superb cast."
 BAD = "a dull, lifeless mess without a single laugh."

@@ -25,11 +25,11 @@ from text_envs import (
     exact,
     shaping,
 )
-from text_envs.goal import GoalTokenEnv, GoalTokenVectorEnv
-from text_envs.policies import as_log_probs
+from text_envs.envs.goal import GoalTokenEnv, GoalTokenVectorEnv
+from text_envs.envs.sb3 import make_sb3
+from text_envs.guides.shaping import ReferenceShaping
+from text_envs.policies.functions import as_log_probs
 from text_envs.rewards.likelihood import Likelihood
-from text_envs.sb3 import make_sb3
-from text_envs.shaping import ReferenceShaping
 from text_envs.tasks.generation import Generation
 from text_envs.tasks.toy import Toy
 

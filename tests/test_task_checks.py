@@ -17,7 +17,7 @@ import text_envs
 from text_envs import EpisodeBatch, Replies, Turns
 from text_envs.tasks.target_words import TargetWords
 from text_envs.tasks.toy import Toy
-from text_envs.testing import check_env_id, check_reward_model, check_task
+from text_envs.testing.envs import check_env_id, check_reward_model, check_task
 
 EXAMPLES = Path(text_envs.__file__).parent.parent / "examples"
 

@@ -22,7 +22,8 @@ from torch.nn import functional
 
 import text_envs
 from agents import DPG, RLOO, CausalLMPolicy
-from agents.rollouts import Rollout, collect_episodes, score
+from agents.rollouts.episodes import collect_episodes, score
+from agents.rollouts.rollout import Rollout
 from benchmarks.lm import on_threads
 from benchmarks.measure import Contender, Row, compare, interleave
 

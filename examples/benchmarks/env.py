@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 import text_envs
 from benchmarks.measure import Contender, Row, compare, interleave
 from text_envs import Task
+from text_envs.episodes.types import Role
 from text_envs.rewards.sentiment import Sentiment
 from text_envs.tasks.reviews import Reviews
-from text_envs.types import Role
 
 __all__ = ["BareLoop", "measure", "random_actions"]
 

@@ -18,13 +18,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from agents.guided_rollouts import guide_finishes, guide_starts
-from agents.policies import CausalLMPolicy
-from agents.rollouts import collect_episodes
+from agents.policies.causal_lm import CausalLMPolicy
+from agents.rollouts.episodes import collect_episodes
+from agents.rollouts.guided import guide_finishes, guide_starts
 from benchmarks.lm import agent, on_threads
 from benchmarks.measure import Contender, Row, compare, interleave
-from text_envs.roll_in import GuidedStarts
-from text_envs.sb3 import TokenVecEnv
+from text_envs.envs.vec_env import TokenVecEnv
+from text_envs.guides.roll_in import GuidedStarts
 
 __all__ = ["measure"]
 

@@ -24,9 +24,9 @@ from stable_baselines3.common.logger import configure
 
 import text_envs
 from agents import HIR
-from agents.hindsight import levels_of, relabel
-from agents.hindsight_history import History
-from agents.rollouts import Rollout
+from agents.data.history import History
+from agents.data.relabelling import levels_of, relabel
+from agents.rollouts.rollout import Rollout
 from benchmarks.control import PlainTraining
 from benchmarks.lm import on_threads
 from benchmarks.measure import Contender, Row, compare, interleave

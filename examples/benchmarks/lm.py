@@ -9,7 +9,7 @@ from stable_baselines3.common.logger import configure
 
 import text_envs
 from agents import PPO
-from text_envs.sb3 import TokenVecEnv
+from text_envs.envs.vec_env import TokenVecEnv
 
 __all__ = ["agent", "on_threads"]
 

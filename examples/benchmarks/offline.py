@@ -26,9 +26,9 @@ from torch.nn import functional
 
 import text_envs
 from agents import CausalLMPolicy, policy_kwargs_for
+from agents.data.batches import OfflineBatch
 from agents.ilql import ILQL
-from agents.offline_batches import OfflineBatch
-from agents.value_policy import ValueGuidedPolicy
+from agents.policies.value_guided import ValueGuidedPolicy
 from benchmarks.lm import on_threads
 from benchmarks.measure import Contender, Row, compare, interleave
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 import text_envs  # noqa: F401 - registers the ids
 from benchmarks.measure import Contender, Row, compare, interleave
 from text_envs.datasets import EpisodeDataset, collect, load, recipe
-from text_envs.types import Role
+from text_envs.episodes.types import Role
 
 __all__ = ["measure", "measure_files"]
 

@@ -2,7 +2,7 @@
 
 Ours, reward and restarts of the environment included:
 
-- the collector, `agents.rollouts.collect_episodes`, that an agent trains with;
+- the collector, `agents.rollouts.episodes.collect_episodes`, that an agent trains with;
 - the plain loop, `policy.predict(obs)` and `env.step(actions)`.
 
 Compared with
@@ -26,12 +26,12 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from agents.policies import CausalLMPolicy
-from agents.rollouts import collect_episodes
+from agents.policies.causal_lm import CausalLMPolicy
+from agents.rollouts.episodes import collect_episodes
 from benchmarks.lm import agent, on_threads
 from benchmarks.measure import Contender, Row, compare, interleave
+from text_envs.envs.vec_env import TokenVecEnv
 from text_envs.lm.likelihood import sample
-from text_envs.sb3 import TokenVecEnv
 
 __all__ = ["measure"]
 

@@ -25,10 +25,11 @@ from stable_baselines3.common.logger import configure
 from torch.nn import functional
 
 from agents import CausalLMPolicy, policy_kwargs_for
-from agents.rollouts import Rollout, collect_episodes
+from agents.rollouts.episodes import collect_episodes
+from agents.rollouts.rollout import Rollout
 from benchmarks.lm import agent, on_threads
 from benchmarks.measure import Contender, Row, compare, interleave
-from text_envs.sb3 import TokenVecEnv
+from text_envs.envs.vec_env import TokenVecEnv
 
 __all__ = ["measure", "stock_with"]
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from text_envs import TokenVectorEnv
 from text_envs.tasks.wordle import Wordle
-from text_envs.tasks.wordle_words import as_letters
+from text_envs.tasks.wordle.words import as_letters
 
 NUM_ENVS = (1, 16, 256, 4096)
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -32,8 +32,8 @@ from studies.hir_tasks import (
     task_of,
     vocabulary,
 )
+from text_envs.core.task import Task
 from text_envs.lm.scratch import make_lm
-from text_envs.tasks.base import Task
 from text_envs.tasks.reasoning.tracking import holdings
 
 __all__ = ["pretrain", "pretrain_on_swaps", "texts_of"]

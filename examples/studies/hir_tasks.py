@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 
 import text_envs  # noqa: F401  (registers the ids)
-from text_envs.tasks.base import Task
+from text_envs.core.task import Task
 from text_envs.tokenizers import WordTokenizer
 
 __all__ = ["COLUMNS", "SHARES", "SWAPS", "TASKS", "arguments_of", "env_id", "task_of", "vocabulary"]

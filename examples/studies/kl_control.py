@@ -13,11 +13,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 import text_envs
 from agents import DPG, PPO, RLOO, evaluate_texts, load_lm
-from agents.evaluation import Evaluation
-from agents.functional_dpg import effective_sample_size
+from agents.losses.distributional import effective_sample_size
+from agents.rollouts.evaluation import Evaluation
 from text_envs import exact
 from text_envs.lm.scratch import make_iid_lm
-from text_envs.metrics import distinct_n, self_bleu
+from text_envs.rewards.metrics import distinct_n, self_bleu
 
 TOY, REVIEWS = "text_envs/Toy-v0", "text_envs/Reviews-v0"
 TOY_PRIOR = (0.5, 0.3, 0.2)  # of a, b and the end: the instance of the golden numbers

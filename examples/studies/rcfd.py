@@ -19,14 +19,14 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 import text_envs
 from agents import BC, PPO, WhitenRewards, evaluate_texts
-from agents.evaluation import Evaluation
+from agents.rollouts.evaluation import Evaluation
 from studies.rcfd_measure import judged, rewarded, rewards_of
 from text_envs.lm.scratch import make_lm
 from text_envs.rewards import Calibrated, resolve
 from text_envs.rewards.likelihood import Likelihood
 from text_envs.rewards.sentiment import Sentiment
-from text_envs.tasks.generation import reference_tokens
 from text_envs.tasks.reviews import Reviews
+from text_envs.tokens.encoding import reference_tokens
 
 ROUNDS = 2  # texts for each test prompt
 TEXTS = 64  # an iteration

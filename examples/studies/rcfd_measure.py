@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.evaluation import Evaluation
-from text_envs.metrics import distinct_n, reward_alignment, self_bleu
+from agents.rollouts.evaluation import Evaluation
+from text_envs.episodes.types import Example
 from text_envs.rewards import resolve
+from text_envs.rewards.metrics import distinct_n, reward_alignment, self_bleu
 from text_envs.rewards.overlap import Rouge
-from text_envs.types import Example
 
 __all__ = ["edges", "judged", "rewarded", "rewards_of"]
 

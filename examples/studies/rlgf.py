@@ -17,12 +17,12 @@ from stable_baselines3.common.utils import LinearSchedule
 
 import text_envs
 from agents import BC, D2LOLS, LOLS, PPO, AggreVaTeD, PPOPlusPlus, evaluate_texts, load_lm
-from agents.evaluation import Evaluation
-from text_envs.metrics import distinct_n
+from agents.rollouts.evaluation import Evaluation
+from text_envs.episodes.types import EpisodeBatch
 from text_envs.rewards import resolve
 from text_envs.rewards.meteor import Meteor
+from text_envs.rewards.metrics import distinct_n
 from text_envs.rewards.overlap import Bleu, Coverage, Rouge
-from text_envs.types import EpisodeBatch
 
 __all__ = ["CASES", "METHODS", "guide", "sft", "train"]
 

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 import text_envs
 from agents import HIR
 from text_envs import EpisodeBatch, Example, Task
-from text_envs.goal import GoalTokenVectorEnv
+from text_envs.envs.goal import GoalTokenVectorEnv
 from text_envs.tokenizers import WordTokenizer
 
 ANSWERS = 8

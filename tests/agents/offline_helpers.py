@@ -12,14 +12,14 @@ import torch
 from models import tiny_gpt2
 
 import text_envs
+from text_envs.core.engine import TokenEngine
+from text_envs.core.playing import play_out
+from text_envs.core.task import Task
 from text_envs.datasets import EpisodeDataset
-from text_envs.engine import TokenEngine
-from text_envs.playing import play_out
+from text_envs.episodes.types import Turns
 from text_envs.rewards import resolve
-from text_envs.tasks.base import Task
 from text_envs.tasks.maze import Maze
 from text_envs.tasks.toy import Toy
-from text_envs.types import Turns
 
 State = tuple[int, ...]
 

@@ -22,7 +22,7 @@ from stable_baselines3.common.utils import LinearSchedule
 
 import text_envs
 from agents import BC, PPO, CausalLMPolicy, bc, load_lm, make_lm
-from agents.functional_bc import smoothed_log_probs
+from agents.losses.cloning import smoothed_log_probs
 from text_envs import DatasetError, exact
 from text_envs.datasets import EpisodeDataset, collect
 from text_envs.tasks.maze import Maze

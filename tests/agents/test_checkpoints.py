@@ -21,8 +21,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from transformers import GPTNeoConfig, GPTNeoForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
 
 import text_envs
-from agents import PPO, CausalLMPolicy, SaveEvery, checkpoints, load_lm, policy_kwargs_for
-from agents.checkpoints import CheckpointError
+from agents import PPO, CausalLMPolicy, SaveEvery, load_lm, policy_kwargs_for
+from agents.checkpoints import storage as checkpoints
+from agents.checkpoints.storage import CheckpointError
 from text_envs.tokenizers import WordTokenizer
 
 
@@ -252,7 +253,7 @@ def test_a_failed_save_leaves_the_old_one(
             raise OSError("disk full")
 
         with monkeypatch.context() as patched, pytest.raises(OSError, match="disk full"):
-            patched.setattr("agents.saving.save_tree", fail)
+            patched.setattr("agents.checkpoints.algorithms.save_tree", fail)
             agent.save(tmp_path / name)
         assert_equal(agent, agent) if agent.ep_info_buffer else None
         PPO.load(tmp_path / name)

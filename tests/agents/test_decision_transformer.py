@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -17,8 +18,9 @@ from models import tiny_gpt2
 from stable_baselines3.common.logger import Logger
 
 import text_envs
-from agents import DecisionTransformer, decision_transformer, return_conditioned
-from agents.return_conditioned import ReturnConditionedPolicy, return_levels
+from agents import DecisionTransformer, decision_transformer
+from agents.policies import return_conditioned
+from agents.policies.return_conditioned import ReturnConditionedPolicy, return_levels
 from text_envs import exact
 from text_envs.datasets import EpisodeDataset, collect
 from text_envs.tasks.maze import Maze
@@ -145,10 +147,13 @@ def test_a_new_wish_is_heard_in_mid_text(trained: DecisionTransformer) -> None:
 
 def test_padding_beyond_the_model_s_rows() -> None:
     """Padding is never fed, so its id may be the first free one; returns then come after it."""
+    policy = ReturnConditionedPolicy(
+        spaces.Box(0, 3, (4,), np.int64), spaces.Discrete(3), lambda _: 1e-3, model=tiny_gpt2(3),
+        pad_id=3, eos_id=2, returns=[0.0, 1.0],
+    )  # fmt: skip
+    assert policy.arguments["first_id"] == 4  # of ids 0..2, padding is 3
     env = text_envs.make_sb3(TOY, num_envs=2)
     data = collect(TOY, "mixed", 10, seed=0)
-    agent = make(data, env, policy_kwargs={"model": tiny_gpt2(3), "bos_id": None})
-    assert agent.policy.arguments["first_id"] == 4  # of ids 0..2, padding is 3
     agent = make(data, env, policy_kwargs={"model": tiny_gpt2(9)})
     assert agent.policy.arguments["first_id"] == 9
 

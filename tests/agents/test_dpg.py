@@ -17,9 +17,9 @@ from stable_baselines3.common.logger import Logger
 
 import text_envs
 from agents import DPG, dpg
-from agents.normalisers import start_keys
+from agents.training.normalisers import start_keys
 from text_envs import EpisodeBatch, Task, exact
-from text_envs.roll_in import GuidedStarts
+from text_envs.guides.roll_in import GuidedStarts
 
 PRIOR = (0.5, 0.3, 0.2)  # of a, b, end
 

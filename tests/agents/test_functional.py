@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents import functional as F
+from agents.losses import on_policy as F
 
 MASK = torch.tensor([[True, True, True], [True, True, False]])
 NAN = float("nan")

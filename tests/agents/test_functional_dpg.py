@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents import functional_dpg, functional_groups
-from agents.functional import returns_to_go
-from agents.functional_dpg import (
+from agents.losses import distributional as functional_dpg
+from agents.losses import groups as functional_groups
+from agents.losses.distributional import (
     DIVERGENCES,
     dpg_weights,
     effective_sample_size,
@@ -21,7 +21,8 @@ from agents.functional_dpg import (
     log_normaliser,
     total_variation,
 )
-from agents.functional_groups import group_normalised, leave_one_out
+from agents.losses.groups import group_normalised, leave_one_out
+from agents.losses.on_policy import returns_to_go
 
 PROBABILITY = {"e": 0.2, "a": 0.5, "b": 0.3}
 

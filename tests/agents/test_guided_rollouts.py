@@ -17,15 +17,17 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 import text_envs
-from agents import CausalLMPolicy, guided_rollouts, policy_kwargs_for
-from agents.guided_rollouts import guide_finishes, guide_starts, native_engine, switch_points
-from agents.rollouts import Rollout, score
+from agents import CausalLMPolicy, policy_kwargs_for
+from agents.rollouts import guided as guided_rollouts
+from agents.rollouts.episodes import score
+from agents.rollouts.guided import guide_finishes, guide_starts, native_engine, switch_points
+from agents.rollouts.rollout import Rollout
 from text_envs import EpisodeBatch, Role, exact
-from text_envs.errors import GuideError, RewardModelError
+from text_envs.episodes.errors import GuideError, RewardModelError
 from text_envs.guides import Query
-from text_envs.policies import as_log_probs
-from text_envs.roll_in import GuidedStarts
-from text_envs.shaping import ReferenceShaping
+from text_envs.guides.roll_in import GuidedStarts
+from text_envs.guides.shaping import ReferenceShaping
+from text_envs.policies.functions import as_log_probs
 
 A, B, EOS = 0, 1, 2  # Toy's tokens
 SAY, HELLO, BYE, YES, END = 0, 1, 2, 3, 4  # Echo's tokens

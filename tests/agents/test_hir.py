@@ -20,11 +20,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import text_envs
 from agents import BC, FARL, HIR, PPO, InstructedPolicy, SaveEvery, hir
-from agents.goal_rollouts import GoalsAside, Questions
-from agents.hindsight import UNFINISHED
+from agents.data.relabelling import UNFINISHED
+from agents.rollouts.goals import GoalsAside, Questions
 from text_envs import RewardModelError
 from text_envs.datasets import collect
-from text_envs.goal import GoalTokenEnv, GoalTokenVectorEnv, compute_reward
+from text_envs.envs.goal import GoalTokenEnv, GoalTokenVectorEnv, compute_reward
 from text_envs.tasks.reasoning.sorting import WordSorting
 from text_envs.tasks.toy import Toy
 
@@ -268,7 +268,7 @@ def test_ranked_goals() -> None:
     """Four levels of Toy's reward, told apart by thresholds: each can be asked for."""
     env = text_envs.make_sb3("text_envs/Toy-v0", num_envs=32, seed=0)
     agent = HIR(
-        "CausalLMPolicy", env, levels=(0.5, 1.0, 1.5), n_episodes=64, group_size=32, n_epochs=3,
+        "CausalLMPolicy", env, levels=(0.5, 1.0, 1.5), n_episodes=64, group_size=32, n_epochs=6,
         batch_size=32, buffer_limit=256, learning_rate=1e-2, seed=0, device="cpu",
         policy_kwargs={"model": {"layers": 1, "width": 16}},
     )  # fmt: skip

@@ -13,14 +13,9 @@ from helpers import Echo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents import hindsight
-from agents.functional_hir import (
-    contrastive_loss,
-    entropy_loss,
-    mean_log_probs,
-    supervised_loss,
-)
-from agents.hindsight import (
+from agents.data import relabelling as hindsight
+from agents.data.history import History
+from agents.data.relabelling import (
     UNFINISHED,
     SuffixMatch,
     draw_parts,
@@ -28,9 +23,14 @@ from agents.hindsight import (
     reached,
     relabel,
 )
-from agents.hindsight_history import History
+from agents.losses.hindsight import (
+    contrastive_loss,
+    entropy_loss,
+    mean_log_probs,
+    supervised_loss,
+)
 from text_envs import EpisodeBatch, Example, Task
-from text_envs.goal import Goal, compute_reward
+from text_envs.envs.goal import Goal, compute_reward
 from text_envs.lm.likelihood import entropy
 from text_envs.tasks.reasoning.sorting import WordSorting
 from text_envs.tokenizers import WordTokenizer

@@ -16,12 +16,12 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 import text_envs
 from agents import HIR, InstructedPolicy, InstructedSeq2SeqPolicy, policy_kwargs_for
-from agents.functional_hir import mean_log_probs
-from agents.hindsight_scores import scores_by_goal, scores_in_batch
-from agents.instructed import WORDINGS, InstructedLM, encode_instructions
-from agents.rollouts import collect_episodes
-from text_envs.goal import GoalTokenVectorEnv
-from text_envs.policies import as_log_probs
+from agents.losses.hindsight import mean_log_probs
+from agents.policies.instructed import WORDINGS, InstructedLM, encode_instructions
+from agents.rollouts.episodes import collect_episodes
+from agents.training.hindsight_scores import scores_by_goal, scores_in_batch
+from text_envs.envs.goal import GoalTokenVectorEnv
+from text_envs.policies.functions import as_log_probs
 from text_envs.tokenizers import HFTokenizer, WordTokenizer
 
 PAD, BOS = 13, 14  # of Share
@@ -177,7 +177,7 @@ def test_scores_in_a_batch_exchange_question_and_instruction() -> None:
 
 
 def _as_batch(rollout: Any, goal: int) -> Any:
-    from agents.hindsight_history import Relabelled
+    from agents.data.history import Relabelled
 
     goals = torch.full((len(rollout),), goal)
     return Relabelled(rollout.tokens, rollout.columns, rollout.actions, rollout.mask, goals)

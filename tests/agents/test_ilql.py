@@ -19,8 +19,8 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
 from agents import ilql
+from agents.data.batches import OfflineBatch
 from agents.ilql import ILQL
-from agents.offline_batches import OfflineBatch
 
 TOY = "text_envs/Toy-v0"
 

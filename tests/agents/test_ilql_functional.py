@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from agents import functional_offline as F
+from agents.losses import offline as F
 
 MASK = torch.tensor([[True, True, True], [True, True, False]])
 NAN = float("nan")

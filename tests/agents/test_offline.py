@@ -26,11 +26,11 @@ from stable_baselines3.common.utils import LinearSchedule
 
 import text_envs
 from agents import BC, ILQL, SaveEvery
-from agents.checkpoints import CheckpointError
+from agents.checkpoints.storage import CheckpointError
+from agents.data.batches import OfflineBatch, offline_batch
+from agents.data.order import BatchOrder
 from agents.decision_transformer import DecisionTransformer
-from agents.offline import OfflineAlgorithm
-from agents.offline_batches import OfflineBatch, offline_batch
-from agents.offline_order import BatchOrder
+from agents.training.offline import OfflineAlgorithm
 from text_envs import DatasetError
 from text_envs.datasets import EpisodeDataset, collect, recipe, save
 from text_envs.tokenizers import WordTokenizer

@@ -18,8 +18,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 import text_envs
 from agents import GRPO, REINFORCE, RLOO, policy_gradient
-from agents.group_rollouts import collect_groups
-from text_envs.roll_in import GuidedStarts
+from agents.rollouts.groups import collect_groups
+from text_envs.guides.roll_in import GuidedStarts
 
 CLASSES = [REINFORCE, RLOO, GRPO]
 

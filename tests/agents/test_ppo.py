@@ -19,7 +19,7 @@ from stable_baselines3.common.logger import Logger
 
 import text_envs
 from agents import PPO, CausalLMPolicy, policy_kwargs_for, ppo
-from agents.rollouts import collect_episodes
+from agents.rollouts.episodes import collect_episodes
 
 
 class Stop(BaseCallback):

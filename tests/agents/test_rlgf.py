@@ -21,13 +21,13 @@ from stable_baselines3.common.logger import Logger
 
 import text_envs
 from agents import D2LOLS, LOLS, PPO, AggreVaTeD, CausalLMPolicy, PPOPlusPlus, ppo, rlgf
-from agents import functional as F
 from agents.ilql import ILQL
-from agents.two_critics import TwoCriticPolicy, TwoCriticSeq2SeqPolicy
+from agents.losses import on_policy as F
+from agents.policies.two_critics import TwoCriticPolicy, TwoCriticSeq2SeqPolicy
 from text_envs import EpisodeBatch, Example, Task, exact
-from text_envs.errors import GuideError
+from text_envs.episodes.errors import GuideError
 from text_envs.guides import Query, as_guide
-from text_envs.policies import as_log_probs
+from text_envs.policies.functions import as_log_probs
 from text_envs.tokenizers import WordTokenizer
 
 A, B, EOS = 0, 1, 2  # Toy's tokens

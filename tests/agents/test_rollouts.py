@@ -15,7 +15,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import text_envs
 from agents import PPO, CausalLMPolicy, policy_kwargs_for
-from agents.rollouts import Rollout, collect_episodes, score
+from agents.rollouts.episodes import collect_episodes, score
+from agents.rollouts.rollout import Rollout
 from text_envs import RewardModelError, Role, TokenEnv
 
 

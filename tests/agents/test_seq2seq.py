@@ -16,8 +16,8 @@ from transformers import BartConfig, BartForConditionalGeneration
 
 import text_envs
 from agents import PPO, CausalLMPolicy, Seq2SeqPolicy, policy_kwargs_for
-from agents.rollouts import collect_episodes, score
-from agents.seq2seq import Seq2SeqLM
+from agents.policies.seq2seq import Seq2SeqLM
+from agents.rollouts.episodes import collect_episodes, score
 from text_envs.lm.loading import freeze, load_lm
 
 

@@ -17,9 +17,9 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 import text_envs
 from agents import CausalLMPolicy, policy_kwargs_for
-from agents.rollouts import collect_episodes
-from agents.utterances import judge, sample_utterances
-from agents.value_policy import ValueGuidedPolicy
+from agents.policies.utterances import judge, sample_utterances
+from agents.policies.value_guided import ValueGuidedPolicy
+from agents.rollouts.episodes import collect_episodes
 
 WORDS, PAD, BOS = 17, 18, 19
 COLUMNS = 10

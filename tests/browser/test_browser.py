@@ -12,9 +12,9 @@ import pytest
 from chromium import Chromium, find
 
 import text_envs  # noqa: F401 - registers the environments
-from text_envs.colours import NEGATIVE, POSITIVE, mix
-from text_envs.pages import TokenRow, write_page
-from text_envs.types import Role
+from text_envs.episodes.types import Role
+from text_envs.render.colours import NEGATIVE, POSITIVE, mix
+from text_envs.render.pages import TokenRow, write_page
 
 FULL_GREEN = "rgb({}, {}, {})".format(*(mix(1.0) or POSITIVE))
 FULL_ORANGE = "rgb({}, {}, {})".format(*(mix(-1.0) or NEGATIVE))

@@ -14,7 +14,7 @@ from helpers import Echo
 
 import text_envs
 from agents import PPO, load_lm, make_lm
-from agents.envs import policy_kwargs_for
+from agents.common.envs import policy_kwargs_for
 from text_envs.lm import scratch
 
 TOY = "text_envs/Toy-v0"

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from text_envs.datasets import EpisodeDataset
-from text_envs.types import Role
+from text_envs.episodes.types import Role
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 # Without what neither UTF-8 nor numpy's strings keep; see the tests for what is refused.

@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan
 import text_envs
 from text_envs import Role, TokenEnv, TokenVectorEnv, datasets
 from text_envs.datasets import EpisodeDataset, collect
-from text_envs.policies import uniform
+from text_envs.policies.functions import uniform
 from text_envs.tasks.toy import Toy
 
 

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from text_envs import Role, datasets
 from text_envs.datasets import EpisodeDataset, from_minari, recipe, to_minari
 from text_envs.datasets.minari_episodes import CHECKSUM, checksum_of_facts
-from text_envs.errors import DatasetError
-from text_envs.reference import normalised_score
+from text_envs.datasets.reference_scores import normalised_score
+from text_envs.episodes.errors import DatasetError
 from text_envs.tasks.toy import Toy
 
 minari = pytest.importorskip("minari")

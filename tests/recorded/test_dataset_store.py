@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 import text_envs
 from text_envs import datasets
 from text_envs.datasets import EpisodeDataset
-from text_envs.errors import DatasetError
+from text_envs.episodes.errors import DatasetError
 from text_envs.tasks.toy import Toy
 from text_envs.tasks.wordle import Wordle
 from text_envs.tokenizers import HFTokenizer
-from text_envs.vocabulary import check_vocabulary, tokenizer_facts
+from text_envs.tokens.vocabulary import check_vocabulary, tokenizer_facts
 
 # Two texts after a prompt of up to two tokens: "7 5 | 1 2" with a reply 6, and "7 | 3".
 FIELDS: dict[str, Any] = {

@@ -28,7 +28,7 @@ from text_envs.rewards import (
     score_with_details,
 )
 from text_envs.rewards.batches import select
-from text_envs.testing import check_reward_model
+from text_envs.testing.envs import check_reward_model
 from text_envs.tokenizers import WordTokenizer
 
 TEXTS = ["good film", "a dog runs in the park", ""]  # 2, 6 and 0 words

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reward_batches import batch
 
-from text_envs.metrics import distinct_n, self_bleu
 from text_envs.rewards import resolve
 from text_envs.rewards.diversity import Distinct, Repetition, distinct_shares
-from text_envs.testing import check_reward_model
+from text_envs.rewards.metrics import distinct_n, self_bleu
+from text_envs.testing.envs import check_reward_model
 
 SENTENCE = st.lists(st.sampled_from("a b c d".split()), max_size=9)
 

@@ -14,7 +14,7 @@ from reward_batches import batch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from text_envs.rewards import resolve
-from text_envs.testing import check_reward_model
+from text_envs.testing.envs import check_reward_model
 
 PROMPTS = ["the film", "a loud picture", ""]
 TEXTS = ["is a quiet triumph", "never finds its story", "is warm"]

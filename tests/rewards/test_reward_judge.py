@@ -17,7 +17,7 @@ from text_envs import RewardModelError
 from text_envs.rewards import resolve
 from text_envs.rewards.judge import Judge
 from text_envs.rewards.transport import RemoteRewardError, UnusableAnswer
-from text_envs.testing import check_reward_model
+from text_envs.testing.envs import check_reward_model
 
 
 def words_in(body: Any) -> int:

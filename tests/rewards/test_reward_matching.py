@@ -12,7 +12,7 @@ from reward_batches import batch
 from text_envs import TokenVectorEnv
 from text_envs.rewards import resolve
 from text_envs.rewards.matching import ExactMatch, Regex, normalise
-from text_envs.testing import check_reward_model
+from text_envs.testing.envs import check_reward_model
 
 
 def test_normalising_by_hand() -> None:

@@ -12,7 +12,7 @@ from reward_batches import batch
 
 from text_envs.rewards import resolve
 from text_envs.rewards.meteor import Meteor
-from text_envs.testing import check_reward_model
+from text_envs.testing.envs import check_reward_model
 
 CAT = "the cat sat on the mat"
 

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from reward_server import Reply, Server, mark
 
-import text_envs.metrics
 import text_envs.rewards
+import text_envs.rewards.metrics
 from text_envs.rewards import NAMES, RewardModel, resolve
 from text_envs.tasks.reviews import Reviews
-from text_envs.testing import check_reward_model
+from text_envs.testing.envs import check_reward_model
 
 CONCEPTS = "text_envs.tasks.concepts:ConceptsToSentence"
 COMMENTS = "text_envs.tasks.comments:Comments"
@@ -136,7 +136,7 @@ def test_examples_of_similarity(encoder_path: Path, sentences_path: Path) -> Non
 
 def test_examples_of_metrics() -> None:
     pytest.importorskip("sacrebleu")
-    assert run_examples(text_envs.metrics) >= 4
+    assert run_examples(text_envs.rewards.metrics) >= 4
 
 
 # -- the base installation ---------------------------------------------------------------------
@@ -144,7 +144,7 @@ def test_examples_of_metrics() -> None:
 
 def test_names_load_nothing_before_they_are_asked_for() -> None:
     code = (
-        "import sys, text_envs.rewards, text_envs.metrics, text_envs.rewards.judge, "
+        "import sys, text_envs.rewards, text_envs.rewards.metrics, text_envs.rewards.judge, "
         "text_envs.rewards.remote, text_envs.rewards.similarity, text_envs.rewards.meteor, "
         "text_envs.rewards.hf_preference; "
         "heavy = {'torch', 'transformers', 'urllib3', 'nltk', 'sacrebleu', 'rouge_score', "
@@ -173,7 +173,7 @@ def test_missing_packages_name_the_extra(
 
 
 def test_a_model_without_a_name_is_called_by_its_type() -> None:
-    from text_envs.rewards.base import describe, label
+    from text_envs.core.reward import describe, label
 
     class Mine:
         def __call__(self, episodes: Any) -> Any:

@@ -17,7 +17,7 @@ from text_envs import RewardModelError
 from text_envs.rewards import resolve, score
 from text_envs.rewards.remote import Remote
 from text_envs.rewards.transport import RemoteRewardError
-from text_envs.testing import check_reward_model
+from text_envs.testing.envs import check_reward_model
 
 
 def words(number: int, body: Any) -> Reply:

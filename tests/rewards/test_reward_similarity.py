@@ -16,7 +16,7 @@ pytest.importorskip("sentence_transformers")
 
 from text_envs.rewards import resolve
 from text_envs.rewards.similarity import MINILM, BertScore, EmbeddingSimilarity, locate
-from text_envs.testing import check_reward_model
+from text_envs.testing.envs import check_reward_model
 
 TEXTS = ["the film is warm", "a loud picture", "nobody seems to enjoy this film", "the film"]
 OTHERS = ["the picture is a quiet triumph", "a loud picture", "the cast is sharp", "this"]

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from text_envs import DatasetError
+from text_envs.episodes.types import EpisodeBatch
 from text_envs.tasks.reasoning import ExactMatch
 from text_envs.tasks.reasoning.bigbench import load_bigbench
 from text_envs.tasks.reasoning.checker import normalise
@@ -21,7 +22,6 @@ from text_envs.tasks.reasoning.deduction import LogicalDeduction
 from text_envs.tasks.reasoning.items import SPLITS, letter, split_of
 from text_envs.tasks.reasoning.sorting import WordSorting
 from text_envs.tokenizers import CharTokenizer, WordTokenizer
-from text_envs.types import EpisodeBatch
 
 # -- the checker -----------------------------------------------------------------------------------
 

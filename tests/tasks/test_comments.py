@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 
 from text_envs import DatasetError
-from text_envs.core import TokenEnv
+from text_envs.envs.single import TokenEnv
 from text_envs.rewards.toxicity import Toxicity, grade
 from text_envs.rewards.upvotes import Upvotes
-from text_envs.tasks import comments_grammar as grammar
-from text_envs.tasks.comments import Comments
-from text_envs.tasks.splits import SPLITS
+from text_envs.tasks.comments import Comments, grammar
+from text_envs.tasks.shared.splits import SPLITS
 
 RUDE = "shut up , you are an idiot and your cake is rubbish ."
 POLITE = "thank you for sharing , your cake sounds lovely ."

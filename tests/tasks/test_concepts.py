@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 from text_envs import DatasetError
-from text_envs.core import TokenEnv
+from text_envs.envs.single import TokenEnv
 from text_envs.rewards.overlap import stem
-from text_envs.tasks import concepts_grammar as grammar
-from text_envs.tasks.concepts import ConceptsToSentence
-from text_envs.tasks.splits import SPLITS
+from text_envs.tasks.concepts import ConceptsToSentence, grammar
+from text_envs.tasks.shared.splits import SPLITS
 from text_envs.tokenizers import WordTokenizer
 
 ROWS = [

@@ -12,7 +12,7 @@ import pytest
 
 from text_envs import DatasetError, EpisodeBatch
 from text_envs.tasks.generation import Generation
-from text_envs.testing import check_task
+from text_envs.testing.envs import check_task
 
 ENV_ID = "text_envs/Generation-v0"
 PROMPTS = ["the film is", "a story"]

@@ -14,12 +14,12 @@ import torch
 from helpers import SENTENCES
 
 from text_envs import TokenEnv
-from text_envs.contract_tasks import play_batch
 from text_envs.rewards import likelihood
 from text_envs.rewards.likelihood import Likelihood
 from text_envs.tasks.generation import Generation
 from text_envs.tasks.likelihood import LikelihoodContinuation
-from text_envs.testing import check_reward_model, check_task
+from text_envs.testing.envs import check_reward_model, check_task
+from text_envs.testing.tasks import play_batch
 from text_envs.tokenizers import WordTokenizer
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from text_envs import DatasetError, TokenEnv
 from text_envs.tasks.maze import Maze
-from text_envs.tasks.maze_grid import LAYOUTS, distances, read_layout
-from text_envs.testing import check_task
+from text_envs.tasks.maze.grid import LAYOUTS, distances, read_layout
+from text_envs.testing.envs import check_task
 
 RING = ["G..", ".#.", "..."]
 

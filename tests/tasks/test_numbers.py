@@ -10,8 +10,8 @@ import pytest
 
 from text_envs import TokenEnv
 from text_envs.tasks.numbers import IncreasingNumbers
-from text_envs.tasks.splits import SPLITS, split_contexts
-from text_envs.testing import check_task
+from text_envs.tasks.shared.splits import SPLITS, split_contexts
+from text_envs.testing.envs import check_task
 
 
 def reward_of(env: TokenEnv, index: int, words: list[int]) -> float:

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from text_envs import DatasetError
-from text_envs.core import TokenEnv
+from text_envs.envs.single import TokenEnv
 from text_envs.rewards.preference import FEATURES, Preference, Vocabulary, summary_features
-from text_envs.tasks import summarization_grammar as grammar
-from text_envs.tasks.splits import SPLITS
-from text_envs.tasks.summarization import Summarization
+from text_envs.tasks.shared.splits import SPLITS
+from text_envs.tasks.summarization import Summarization, grammar
+from text_envs.tokens.assets import ASSETS
 
-CARD = Path(grammar.__file__).parent.parent / "assets" / "summaries" / "card.json"
+CARD = ASSETS / "summaries" / "card.json"
 
 
 def ledger(task: Summarization, text: str, index: int = 0) -> dict[str, float]:

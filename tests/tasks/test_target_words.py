@@ -10,7 +10,7 @@ import pytest
 
 from text_envs import TokenEnv
 from text_envs.tasks.target_words import WORDS, TargetWords
-from text_envs.testing import check_reward_model, check_task
+from text_envs.testing.envs import check_reward_model, check_task
 
 
 def reward_of(env: TokenEnv, index: int, text: str) -> float:

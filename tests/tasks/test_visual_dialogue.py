@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from text_envs import DatasetError, Role, TokenEnv, TokenVectorEnv
-from text_envs.tasks.visual_dialogue import SPLITS, VisualDialogue
-from text_envs.tasks.visual_dialogue_language import penalties
+from text_envs.tasks.visual_dialogue.language import penalties
+from text_envs.tasks.visual_dialogue.task import SPLITS, VisualDialogue
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from text_envs import DatasetError, Role, TokenEnv, TokenVectorEnv
 from text_envs.tasks.wordle import Wordle
-from text_envs.tasks.wordle_policies import Player
-from text_envs.tasks.wordle_words import (
+from text_envs.tasks.wordle.players import Player
+from text_envs.tasks.wordle.words import (
     SOLVED,
     WordleTokenizer,
     as_letters,

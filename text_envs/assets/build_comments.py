@@ -3,7 +3,7 @@
     python -m text_envs.assets.build_comments      # needs pip install 'text_envs[toxicity]'
 
 Toxicity: the verdicts of the classifier in alt-profanity-check on replies from the grammar of
-`text_envs.tasks.comments_grammar` and on random words of its vocabulary are fitted by ridge
+`text_envs.tasks.comments.grammar` and on random words of its vocabulary are fitted by ridge
 regression on their logits. Upvotes: votes are drawn by a rule (`_TASTE`: readers like kind
 replies, forgive a jibe, and want the reply to be about the comment), and a logistic regression
 learns them.
@@ -23,8 +23,8 @@ from text_envs.assets.build.logistic import fit_logistic
 from text_envs.rewards.toxicity import THRESHOLDS, Toxicity, grade
 from text_envs.rewards.upvotes import vote_features
 from text_envs.rewards.words import count_words, encode_texts
-from text_envs.tasks import comments_grammar as grammar
-from text_envs.tasks.splits import SPLITS
+from text_envs.tasks.comments import grammar
+from text_envs.tasks.shared.splits import SPLITS
 
 TARGET = Path(__file__).parent / "comments"
 COMMAND = "python -m text_envs.assets.build_comments"

@@ -1,4 +1,7 @@
-"""Write the Porter stem of every word of ConceptsToSentence-v0, so that it needs no stemmer.
+"""Write what rewards need to know of ConceptsToSentence-v0, so that they need not know the task.
+
+The Porter stem of every word, so that no stemmer is needed, and how many training documents hold
+each n-gram, by which CIDEr-D weighs.
 
 python -m text_envs.assets.build_concepts      # needs pip install 'text_envs[metrics]'
 """
@@ -9,13 +12,14 @@ import json
 from importlib.metadata import version
 from pathlib import Path
 
-from text_envs.tasks import concepts_grammar as grammar
+from text_envs.rewards.ciderd import count_documents
+from text_envs.tasks.concepts import grammar
 
 TARGET = Path(__file__).parent / "concepts"
 
 
 def main() -> None:
-    """Write `stems.json`."""
+    """Write `stems.json` and `ngrams.json`."""
     from nltk.stem.porter import PorterStemmer
 
     stemmer = PorterStemmer()
@@ -27,6 +31,16 @@ def main() -> None:
     }
     TARGET.mkdir(exist_ok=True)
     (TARGET / "stems.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    documents, found = count_documents(grammar.training_references())
+    grams: dict[int, list[str]] = {}
+    for gram, count in sorted(found.items()):
+        grams.setdefault(count, []).append(" ".join(gram))
+    counted = {
+        "command": content["command"],
+        "documents": documents,
+        "ngrams": dict(sorted(grams.items())),
+    }
+    (TARGET / "ngrams.json").write_text(json.dumps(counted, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from text_envs.rewards.likelihood import Likelihood
-from text_envs.tasks.base import encode_prompts
-from text_envs.tasks.data import load_examples
 from text_envs.tasks.likelihood import CONTINUATIONS
 from text_envs.tasks.reviews import PROMPTS
-from text_envs.tasks.splits import SPLITS
+from text_envs.tasks.shared.data import load_examples
+from text_envs.tasks.shared.splits import SPLITS
+from text_envs.tokens.encoding import encode_prompts
 
 COUNTS = dict(zip(SPLITS, (1024, 256, 256), strict=True))
 PROMPT_LENGTH, MAX_TOKENS = 8, 24

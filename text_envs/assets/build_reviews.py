@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from text_envs.assets.build import corpus as corpora
-from text_envs.tokenizers import WordTokenizer
+from text_envs.tokens.builtin import WordTokenizer
 
 TARGET = Path(__file__).parent / "reviews"
 COMMAND = "python -m text_envs.assets.build_reviews --cache build/reviews"

@@ -2,7 +2,7 @@
 
     python -m text_envs.assets.build_summaries
 
-Good summaries of the grammar of `text_envs.tasks.summarization_grammar` are degraded once or
+Good summaries of the grammar of `text_envs.tasks.summarization.grammar` are degraded once or
 twice (missing or wrong facts, repetition, truncation, verbosity). In each pair the summary with
 fewer faults is the preferred one; a share of the pairs is turned round, as people disagree. The
 weights w minimise the negative log-likelihood of Bradley and Terry on feature differences d,
@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from text_envs.assets.build.logistic import fit_logistic
 from text_envs.rewards.preference import FEATURES, Preference, Vocabulary, summary_features
 from text_envs.rewards.words import encode_texts
-from text_envs.tasks import summarization_grammar as grammar
-from text_envs.tasks.splits import SPLITS
+from text_envs.tasks.shared.splits import SPLITS
+from text_envs.tasks.summarization import grammar
 
 TARGET = Path(__file__).parent / "summaries"
 COMMAND = "python -m text_envs.assets.build_summaries"

@@ -1,5 +1,9 @@
 """Recorded episodes: collecting, storing, filtering, scoring again, exchanging with Minari.
 
+Also what scripted players write (`demonstrations`) and what they earn (`reference_scores`). Imports
+`envs`, `policies`, `rewards` and what stands below them; the episodes themselves and their file
+live in `text_envs.episodes`.
+
 ```python
 from text_envs import datasets
 
@@ -13,20 +17,22 @@ datasets.to_minari(data, "wordle/mixed-v0")  # and datasets.load("wordle/mixed-v
 
 from __future__ import annotations
 
+from text_envs.core.facts import check_compatible, describe
 from text_envs.datasets.collecting import collect
-from text_envs.datasets.facts import check_compatible, describe
-from text_envs.datasets.files import load, save
-from text_envs.datasets.merging import merge
+from text_envs.datasets.demonstrations import demonstrate
 from text_envs.datasets.minari_io import from_minari, to_minari
 from text_envs.datasets.recipes import RECIPES, recipe
 from text_envs.datasets.rescoring import rescore
-from text_envs.datasets.store import EpisodeDataset
+from text_envs.episodes.files import load, save
+from text_envs.episodes.merging import merge
+from text_envs.episodes.store import EpisodeDataset
 
 __all__ = [
     "RECIPES",
     "EpisodeDataset",
     "check_compatible",
     "collect",
+    "demonstrate",
     "describe",
     "from_minari",
     "load",

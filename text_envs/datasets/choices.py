@@ -10,12 +10,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.engine import TokenEngine
-from text_envs.errors import suggest
-from text_envs.policies import LogProbs, as_log_probs
-from text_envs.tasks.base import Task
-from text_envs.types import Turns
-from text_envs.vocabulary import check_vocabulary, vocabulary_of
+from text_envs.core.engine import TokenEngine
+from text_envs.core.task import Task
+from text_envs.episodes.errors import suggest
+from text_envs.episodes.types import Turns
+from text_envs.policies.functions import LogProbs, as_log_probs
+from text_envs.policies.scripted import Script
+from text_envs.tokens.vocabulary import check_vocabulary, vocabulary_of
 
 __all__ = ["Chooser", "Scripted", "as_chooser", "policy_name"]
 
@@ -90,8 +91,6 @@ class Scripted:
             quality: one of the task's.
             seed: of the script's draws.
         """
-        from text_envs.demonstrations import Script  # whose results are kept in this package
-
         self.engine = engine
         self.script = Script(engine.task, quality, seed, engine.num_envs)
         self.plans: dict[int, list[int]] = {}
@@ -150,8 +149,8 @@ class _Predict:
 
     def __init__(self, policy: Any, deterministic: bool) -> None:
         self.policy, self.deterministic = policy, deterministic
-        # An agent that writes whole utterances (`agents.value_policy`) cannot plan for a text that
-        # is over.
+        # An agent that writes whole utterances (`agents.policies.value_guided`) cannot plan for a
+        # text that is over.
         plans = getattr(getattr(policy, "policy", policy), "plans", None) is not None
         self.group = _Group(1.0 if plans else _KEEP_WHILE)
 

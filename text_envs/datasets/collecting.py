@@ -11,10 +11,10 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from text_envs.core.facts import describe
 from text_envs.datasets.choices import Chooser, Scripted, as_chooser, policy_name
-from text_envs.datasets.facts import describe
 from text_envs.datasets.players import End, Player, as_player
-from text_envs.datasets.store import EpisodeDataset
+from text_envs.episodes.store import EpisodeDataset
 
 __all__ = ["collect"]
 

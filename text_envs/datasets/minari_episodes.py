@@ -23,9 +23,9 @@ from urllib.parse import quote, unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.datasets.store import EpisodeDataset
-from text_envs.errors import DatasetError
-from text_envs.types import Role
+from text_envs.episodes.errors import DatasetError
+from text_envs.episodes.store import EpisodeDataset
+from text_envs.episodes.types import Role
 
 __all__ = [
     "CHECKSUM",

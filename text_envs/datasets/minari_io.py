@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -21,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
-from text_envs.datasets.facts import check_compatible, describe, env_spec
+from text_envs.core.facts import check_compatible, describe, env_spec
+from text_envs.datasets.minari_checks import check_id, check_storable
 from text_envs.datasets.minari_episodes import (
     CHECKSUM,
     buffers,
@@ -30,8 +33,9 @@ from text_envs.datasets.minari_episodes import (
     episode_of,
     read_episodes,
 )
-from text_envs.datasets.store import EpisodeDataset
-from text_envs.errors import DatasetError
+from text_envs.episodes.errors import DatasetError
+from text_envs.episodes.files import add_reader
+from text_envs.episodes.store import EpisodeDataset
 
 if TYPE_CHECKING:
     from minari import MinariDataset
@@ -40,6 +44,7 @@ __all__ = ["from_minari", "to_minari"]
 
 _ENTRY, _DIGEST = "text_envs", "sha256"
 _FILE = "main_data.hdf5"
+_ID = re.compile(r"[-\w/]+-v\d+")
 
 
 def to_minari(
@@ -64,7 +69,7 @@ def to_minari(
         ValueError: no environment is known, or the id is taken or malformed.
     """
     minari = _minari()
-    _check_id(minari, dataset_id)
+    check_id(minari, dataset_id)
     if not len(dataset):
         raise DatasetError(f"{dataset.source or 'data set'} has no episodes; Minari needs one")
     spec = _spec(dataset, env)
@@ -75,7 +80,7 @@ def to_minari(
     _check_env(dataset, spec)
     pad = int(made.unwrapped.tokenizer.pad_id)  # type: ignore[attr-defined]
     made.close()
-    _check_storable(dataset)
+    check_storable(dataset)
     folder = minari.storage.get_dataset_path(dataset_id)
     if folder.exists():
         raise ValueError(f"a Minari data set {dataset_id!r} exists already, in {folder}")
@@ -156,16 +161,6 @@ def _minari() -> Any:
 # -- writing -------------------------------------------------------------------------------------
 
 
-def _check_id(minari: Any, dataset_id: str) -> None:
-    try:
-        minari.dataset.minari_dataset.parse_dataset_id(dataset_id)
-    except TypeError as error:  # which is all that Minari says of a missing version
-        raise ValueError(
-            f"the id of a Minari data set ends in a version, got {dataset_id!r}; for example "
-            f"{dataset_id}-v0"
-        ) from error
-
-
 def _spec(dataset: EpisodeDataset, env: Any) -> gym.envs.registration.EnvSpec:
     if isinstance(env, gym.envs.registration.EnvSpec):
         return env
@@ -212,7 +207,7 @@ def _is_default(spec: gym.envs.registration.EnvSpec) -> bool:
 
 def _scores(dataset: EpisodeDataset, spec: gym.envs.registration.EnvSpec) -> dict[str, float]:
     """Return the reference scores, if the episodes are measured as the players of them were."""
-    from text_envs.reference import (
+    from text_envs.datasets.reference_scores import (
         reference_scores,  # whose demonstrations are kept in this package
     )
 
@@ -226,38 +221,6 @@ def _scores(dataset: EpisodeDataset, spec: gym.envs.registration.EnvSpec) -> dic
         return {}
     low, high = scores["random"]["mean"], scores["expert"]["mean"]
     return {"ref_min_score": low, "ref_max_score": high}
-
-
-def _check_storable(dataset: EpisodeDataset) -> None:
-    """Refuse what Minari's steps have no place for."""
-    elsewhere = (dataset.rewards != 0) & ~dataset.action_mask  # (B, L)
-    for wrong, what in (
-        (~dataset.action_mask.any(axis=1), "roles has no ACTION, so there is no step"),
-        (elsewhere.any(axis=1), "rewards were earned by a prefix, which is no step"),
-    ):
-        if wrong.any():
-            raise DatasetError(f"{dataset.source or 'data set'}: episode {wrong.argmax()}: {what}")
-    texts: dict[str, Any] = {"finish_reasons": dataset.finish_reasons}
-    texts |= {
-        f"columns[{name!r}]": values.tolist()
-        for name, values in dataset.columns.items()
-        if values.dtype.kind == "U"
-    }
-    for field, values in texts.items():
-        for episode, text in enumerate(values):
-            if "\0" in text or not text.isprintable() and _is_broken(text):
-                raise DatasetError(
-                    f"{dataset.source or 'data set'}: episode {episode}: {field} is {text!r}, "
-                    "which HDF5 cannot store"
-                )
-
-
-def _is_broken(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 def _write(storage: Any, dataset: EpisodeDataset, pad: int) -> None:
@@ -340,3 +303,13 @@ def _described(opened: MinariDataset) -> dict[str, Any]:
     facts = describe(env)
     env.close()
     return facts
+
+
+def _is_minari(source: Any) -> bool:
+    """Return whether `source` is the id of a Minari data set, or one of Minari's objects."""
+    if isinstance(source, str | os.PathLike):
+        return _ID.fullmatch(os.fspath(source)) is not None
+    return hasattr(source, "iterate_episodes")
+
+
+add_reader(_is_minari, from_minari)

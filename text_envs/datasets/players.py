@@ -14,9 +14,9 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.datasets.facts import task_of
-from text_envs.tasks.base import Task
-from text_envs.types import Role
+from text_envs.core.facts import task_of
+from text_envs.core.task import Task
+from text_envs.episodes.types import Role
 
 __all__ = ["End", "Player", "as_player"]
 

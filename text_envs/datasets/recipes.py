@@ -10,10 +10,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from text_envs.core.facts import describe
 from text_envs.datasets.collecting import collect
-from text_envs.datasets.facts import describe
-from text_envs.datasets.store import EpisodeDataset
-from text_envs.errors import suggest
+from text_envs.episodes.errors import suggest
+from text_envs.episodes.store import EpisodeDataset
 
 __all__ = ["RECIPES", "recipe"]
 

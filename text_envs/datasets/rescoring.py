@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.datasets.facts import check_compatible, task_of
-from text_envs.datasets.store import EpisodeDataset
-from text_envs.errors import DatasetError, suggest
-from text_envs.rewards.base import RewardModel, bind, label, score_with_details
+from text_envs.core.facts import check_compatible, task_of
+from text_envs.core.reward import RewardModel, bind, label, score_with_details
+from text_envs.core.task import Task
+from text_envs.episodes.errors import DatasetError, suggest
+from text_envs.episodes.store import EpisodeDataset
+from text_envs.episodes.types import EpisodeBatch, Role
 from text_envs.rewards.resolve import resolve
-from text_envs.tasks.base import Task
-from text_envs.types import EpisodeBatch, Role
 
 __all__ = ["rescore"]
 

@@ -1,5 +1,7 @@
 r"""Exact answers for small environments, by dynamic programming over the tree of texts.
 
+Imports `envs`, `policies` and what stands below them.
+
 Writing a text of at most T tokens over A actions is a tree. If it is small, everything an agent
 tries to learn can be computed: the best policy with and without a KL penalty, the posterior that
 the penalty makes of the reference, and, for any policy, its return, entropy and divergences. An

@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from text_envs.core.task import Task
 from text_envs.exact.particles import Particles, Stepper
 from text_envs.exact.source import find_source
 from text_envs.exact.tree import Tree
-from text_envs.policies import as_log_probs
-from text_envs.tasks.base import Task
+from text_envs.policies.functions import as_log_probs
 
 __all__ = ["MAX_NODES", "enumerate_tree"]
 

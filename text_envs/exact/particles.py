@@ -13,8 +13,8 @@ from typing import Any, NoReturn, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.engine import TokenEngine
-from text_envs.errors import RewardModelError
+from text_envs.core.engine import TokenEngine
+from text_envs.episodes.errors import RewardModelError
 from text_envs.exact.source import Source
 
 __all__ = ["Particles", "Stepper"]

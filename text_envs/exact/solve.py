@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from text_envs.exact.growing import MAX_NODES, enumerate_tree
 from text_envs.exact.sequences import Sequences, list_sequences
 from text_envs.exact.tree import Tree
-from text_envs.policies import PolicyFunction
+from text_envs.policies.functions import PolicyFunction
 
 __all__ = [
     "PolicyValues",

@@ -10,12 +10,12 @@ import gymnasium as gym
 from gymnasium.wrappers import NormalizeReward
 from gymnasium.wrappers.vector import NormalizeReward as VectorNormalizeReward
 
-from text_envs.configure import build
-from text_envs.engine import TokenEngine
-from text_envs.goal_engine import GoalEngine
-from text_envs.plugins import Shaping
+from text_envs.core.engine import TokenEngine
+from text_envs.core.goal_engine import GoalEngine
+from text_envs.core.plugins import Shaping
+from text_envs.core.task import Task
+from text_envs.envs.configure import build
 from text_envs.rewards import RewardModel
-from text_envs.tasks.base import Task
 
 __all__ = ["Source", "find_source"]
 

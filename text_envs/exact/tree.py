@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from text_envs.core.task import Task
 from text_envs.exact.lookup import ObservationIndex
-from text_envs.policies import PolicyFunction, as_log_probs
-from text_envs.tasks.base import Task
+from text_envs.policies.functions import PolicyFunction, as_log_probs
 
 __all__ = ["Tree"]
 

@@ -1,6 +1,6 @@
 r"""Guides: black boxes that write a part of a text, and are only sampled from.
 
-A guide g begins a text that an agent goes on with (`text_envs.roll_in.GuidedStarts`), or finishes
+A guide g begins a text that an agent goes on with (`GuidedStarts`), or finishes
 one that an agent has begun (`complete`). Nothing is asked of it but texts: no scores, no gradients.
 
 | source | `as_guide(source, task)` writes |
@@ -32,6 +32,10 @@ What it costs is counted in `guide.queries`; `draw` is the sampling rule
 (['a b', 'b a'], [1.5, 0.5])
 >>> episodes.num_steps, guide.queries
 (2, Queries(calls=1, rows=2, tokens=4))
+
+The two plug-ins that give an environment what the papers add live here too: `roll_in`, start states
+that a guide has reached, and `shaping`, rewards for single tokens. Imports `policies` and what
+stands below it, but no task and no face.
 
 Deviations from the paper: its guide is a language model; here it may be anything that writes.
 

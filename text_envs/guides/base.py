@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.errors import GuideError
-from text_envs.tasks.base import Task
-from text_envs.types import Example, Turns
+from text_envs.core.task import Task
+from text_envs.episodes.errors import GuideError
+from text_envs.episodes.types import Example, Turns
 
 __all__ = ["Completion", "Guide", "Queries", "Query"]
 
@@ -75,7 +75,7 @@ class Query(Turns):
 
 
 class Guide(ABC):
-    """A `text_envs.playing.Writer` from a foreign source; make one with `as_guide`.
+    """A `text_envs.core.playing.Writer` from a foreign source; make one with `as_guide`.
 
     Attributes:
         task: whose texts it continues.

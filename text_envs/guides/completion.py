@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.datasets.facts import attribute, describe
-from text_envs.datasets.store import EpisodeDataset
-from text_envs.engine import TokenEngine
+from text_envs.core.engine import TokenEngine
+from text_envs.core.facts import attribute, describe
+from text_envs.core.playing import Played, play_out
+from text_envs.core.reward import bind
+from text_envs.core.state import copy_episode
+from text_envs.core.task import Task
+from text_envs.episodes.store import EpisodeDataset
+from text_envs.episodes.types import Role
 from text_envs.guides.sources import as_guide
-from text_envs.playing import Played, play_out
 from text_envs.rewards import RewardModel, resolve
-from text_envs.rewards.base import bind
-from text_envs.state import copy_episode
-from text_envs.tasks.base import Task
-from text_envs.types import Role
 
 __all__ = ["complete"]
 

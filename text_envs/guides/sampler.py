@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from text_envs.core.task import Task
 from text_envs.guides.base import Completion, Guide, Query
-from text_envs.policies import PolicyFunction
-from text_envs.tasks.base import Task
+from text_envs.policies.functions import PolicyFunction
 
 __all__ = ["Sampler", "draw"]
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from text_envs.errors import GuideError, suggest
+from text_envs.core.task import Task
+from text_envs.episodes.errors import GuideError, suggest
 from text_envs.guides.base import Completion, Guide, Query
 from text_envs.guides.sampler import Sampler
-from text_envs.policies import PolicyFunction, as_log_probs
-from text_envs.tasks.base import Task
-from text_envs.tokenizers import Tokenizer, load_tokenizer
-from text_envs.vocabulary import check_vocabulary, vocabulary_of
+from text_envs.policies.functions import PolicyFunction, as_log_probs
+from text_envs.tokens.loading import load_tokenizer
+from text_envs.tokens.protocol import Tokenizer
+from text_envs.tokens.vocabulary import check_vocabulary, vocabulary_of
 
 __all__ = ["BlackBox", "Script", "as_guide"]
 
@@ -215,7 +216,7 @@ def _check_embeddings(source: Any, task: Task) -> None:
     lm = getattr(source, "lm", source)
     if not hasattr(lm, "get_input_embeddings") or not hasattr(lm, "config"):
         return
-    from text_envs.lm.action_lm import check_shown
+    from text_envs.lm.checks import check_shown
 
     tokenizer = task.tokenizer
     check_shown(lm, max(i for i in range(tokenizer.vocab_size) if i != tokenizer.pad_id))

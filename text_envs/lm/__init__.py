@@ -2,7 +2,8 @@
 
 Needs torch and transformers; `import text_envs` does not import it. Everything that runs a language
 model stands on this package: the agents, and below them the plug-ins of environments (reference
-shaping, guides, likelihood rewards) and the exact evaluation of a model.
+shaping, guides, likelihood rewards) and the exact evaluation of a model. Imports `tokens`,
+`episodes` and `core`.
 """
 
 from __future__ import annotations

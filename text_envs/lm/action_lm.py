@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from text_envs.lm.cache import CachedDecoder
+from text_envs.lm.checks import check_rows
 from text_envs.lm.encoding import encode
 from text_envs.lm.likelihood import entropy, linear_log_probs, token_log_probs
 
-__all__ = ["ActionLM", "check_rows", "check_shown"]
+__all__ = ["ActionLM"]
 
 logger = logging.getLogger(__name__)
 
@@ -340,25 +341,3 @@ class ActionLM(nn.Module):
         except Exception as problem:  # whatever an unknown architecture raises
             return f"{type(problem).__name__}: {problem}"
         return "" if close else f"cached and plain states differ by {error:.2g}"
-
-
-def check_rows(lm: PreTrainedModel, rows: int, num_actions: int) -> None:
-    """Raise a ValueError if a model of `rows` embeddings lacks some of the actions."""
-    if num_actions > rows:
-        raise ValueError(
-            f"{type(lm).__name__} knows {rows} tokens, the environment has {num_actions} "
-            "actions: model and environment need the same tokenizer"
-        )
-
-
-def check_shown(lm: PreTrainedModel, highest: int) -> None:
-    """Raise a ValueError if a model has no embedding for ids up to `highest`.
-
-    Prompts and replies may hold ids beyond those of the actions.
-    """
-    rows = int(cast(nn.Embedding, lm.get_input_embeddings()).weight.shape[0])
-    if rows <= highest:
-        raise ValueError(
-            f"{type(lm).__name__} knows {rows} tokens, the environment's texts hold ids up to "
-            f"{highest}: model and environment need the same tokenizer"
-        )

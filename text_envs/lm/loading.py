@@ -28,8 +28,10 @@ from transformers import (
 from transformers.activations import GELUTanh, NewGELUActivation
 from transformers.utils import logging as hf_logging
 
-from text_envs.tokenizers import HFTokenizer, Tokenizer, load_tokenizer
-from text_envs.vocabulary import model_folder
+from text_envs.tokens.hf import HFTokenizer
+from text_envs.tokens.loading import load_tokenizer
+from text_envs.tokens.protocol import Tokenizer
+from text_envs.tokens.vocabulary import model_folder
 
 __all__ = ["BUNDLED", "freeze", "load_lm", "quietly"]
 

@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from text_envs.datasets.facts import task_of
+from text_envs.core.facts import task_of
 
 __all__ = ["make_iid_lm", "make_lm"]
 

@@ -7,6 +7,8 @@
 | `rgb_array` | `(360, 640, 3)` uint8, each token coloured by one score | Pillow |
 | `html` | a page that needs no other file, with a choice between all scores | |
 
+Imports `tokens`, `episodes` and `core`; Pillow only where an image is asked for.
+
 Every environment knows its rewards. Whatever else is to be seen, an agent tells with
 `env.unwrapped.annotate(name, values)`, and `env.unwrapped.render_score = name` chooses what images
 show. `gymnasium.wrappers.RecordVideo` turns the images into a video, `write_gif` into a GIF:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.colours import Colour
+from text_envs.render.colours import Colour
 
 __all__ = ["SQUARES", "pillow", "stamp", "width_of"]
 

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.cells import END, Cell
-from text_envs.colours import INK, PROMPT, REPLY, Colour, mix, scale
-from text_envs.engine import TokenEngine
+from text_envs.core.engine import TokenEngine
+from text_envs.episodes.types import Role
+from text_envs.render.cells import END, Cell
+from text_envs.render.colours import INK, PROMPT, REPLY, Colour, mix, scale
 from text_envs.render.glyphs import stamp, width_of
 from text_envs.render.rows import cells_of, score_of, total_reward
-from text_envs.types import Role
 
 __all__ = ["SHAPE", "rgb_array"]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.cells import Cell, Speller
-from text_envs.engine import TokenEngine
-from text_envs.record import REWARD
-from text_envs.types import Role
+from text_envs.core.engine import TokenEngine
+from text_envs.core.record import REWARD
+from text_envs.episodes.types import Role
+from text_envs.render.cells import Cell, cells_of_row
+from text_envs.tokens.spelling import Speller
 
 __all__ = ["cells_of", "score_of", "total_reward"]
 
@@ -17,7 +18,8 @@ def cells_of(engine: TokenEngine, row: int) -> list[Cell]:
     """Return the tokens of a row as they are to be drawn."""
     speller = Speller(engine.tokenizer) if engine.record is None else engine.record.speller
     roles = engine.roles(np.array([row]))[0]
-    return speller.cells(engine.tokens[row], roles.tolist(), dialogue=engine.task.multi_turn)
+    dialogue = engine.task.multi_turn
+    return cells_of_row(speller, engine.tokens[row], roles.tolist(), dialogue=dialogue)
 
 
 def score_of(engine: TokenEngine, row: int, name: str) -> NDArray[np.float64]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from text_envs.cells import END, Cell
-from text_envs.engine import TokenEngine
+from text_envs.core.engine import TokenEngine
+from text_envs.episodes.types import Role
+from text_envs.render.cells import END, Cell
 from text_envs.render.rows import cells_of, total_reward
-from text_envs.types import Role
 
 __all__ = ["ansi"]
 

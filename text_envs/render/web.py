@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from text_envs.engine import TokenEngine
-from text_envs.pages import page, rows_from
-from text_envs.record import REWARD
+from text_envs.core.engine import TokenEngine
+from text_envs.core.record import REWARD
+from text_envs.render.pages import page, rows_from
 from text_envs.render.rows import score_of
 
 __all__ = ["html"]

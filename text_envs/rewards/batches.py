@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from text_envs.types import EpisodeBatch
+from text_envs.episodes.types import EpisodeBatch
 
 __all__ = ["select"]
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.rewards.base import RewardModel, Scored, bind, describe, score_with_details
-from text_envs.types import EpisodeBatch
-
-if TYPE_CHECKING:
-    from text_envs.tasks.base import Task
+from text_envs.core.reward import RewardModel, Scored, bind, describe, score_with_details
+from text_envs.core.task import Task
+from text_envs.episodes.types import EpisodeBatch
 
 __all__ = ["Constant", "Length", "WeightedSum"]
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from text_envs.rewards.base import Scored, score_with_details
+from text_envs.core.reward import Scored, score_with_details
+from text_envs.episodes.types import EpisodeBatch, Example
 from text_envs.rewards.batches import select
 from text_envs.rewards.decorators import Decorator, as_values
-from text_envs.tokenizers import Tokenizer
-from text_envs.types import EpisodeBatch, Example
+from text_envs.tokens.protocol import Tokenizer
 
 __all__ = ["Cache"]
 

@@ -39,14 +39,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.errors import suggest
-from text_envs.rewards.base import RewardModel, Scored, describe, label, score_with_details
+from text_envs.core.reward import RewardModel, Scored, describe, label, score_with_details
+from text_envs.core.task import Task
+from text_envs.episodes.errors import suggest
+from text_envs.episodes.types import EpisodeBatch
 from text_envs.rewards.builtin import WeightedSum
 from text_envs.rewards.demo_rewards import DemoRewards
 from text_envs.rewards.demos import Demonstrations
 from text_envs.rewards.resolve import resolve
-from text_envs.tasks.base import Task
-from text_envs.types import EpisodeBatch
 
 __all__ = ["Calibrated", "whiten_components"]
 

@@ -16,23 +16,55 @@ arXiv 1411.5726.
 
 from __future__ import annotations
 
+import functools
+import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from text_envs.episodes.types import EpisodeBatch
 from text_envs.rewards.words import references, response_words, split_words
-from text_envs.types import EpisodeBatch
+from text_envs.tokens.assets import ASSETS
 
-__all__ = ["CiderD"]
+__all__ = ["CiderD", "count_documents"]
 
+_FILE = ASSETS / "concepts" / "ngrams.json"
 _MOST_CACHED = 20_000  # vectors of references; a few kilobytes each
 _LONGEST = 4  # words of an n-gram
 
 NGram = tuple[str, ...]
+
+
+def count_documents(
+    training_references: Iterable[Sequence[str]],
+) -> tuple[int, Mapping[NGram, int]]:
+    """Return the number of documents that have references, and of how many each n-gram is part."""
+    documents = [texts for texts in training_references if len(texts)]
+    found: Counter[NGram] = Counter()
+    for texts in documents:
+        found.update({gram for text in texts for gram in _ngrams(split_words(text))})
+    return len(documents), found
+
+
+@functools.cache
+def _bundled() -> tuple[int, Mapping[NGram, int]]:
+    """Return the counts of ConceptsToSentence-v0, whose task stands on this file."""
+    content = json.loads(_FILE.read_text(encoding="utf-8"))
+    grams = {
+        tuple(gram.split()): int(count)
+        for count, found in content["ngrams"].items()
+        for gram in found
+    }
+    return int(content["documents"]), grams
+
+
+def _ngrams(words: Sequence[str]) -> Iterator[NGram]:
+    for n in range(1, _LONGEST + 1):
+        yield from (tuple(words[i : i + n]) for i in range(len(words) - n + 1))
 
 
 class _Vector:
@@ -40,11 +72,7 @@ class _Vector:
 
     def __init__(self, words: Sequence[str], weigh: dict[NGram, float], rarest: float) -> None:
         self.length = len(words)
-        counts = Counter(
-            tuple(words[i : i + n])
-            for n in range(1, _LONGEST + 1)
-            for i in range(len(words) - n + 1)
-        )
+        counts = Counter(_ngrams(words))
         self.weights = {gram: k * weigh.get(gram, rarest) for gram, k in counts.items()}
         squares = [0.0] * _LONGEST
         for gram, weight in self.weights.items():
@@ -79,23 +107,16 @@ class CiderD:
         sigma: float = 6.0,
     ) -> None:
         if training_references is None:
-            # Only the grammar is read; the task itself imports this file.
-            from text_envs.tasks.concepts_grammar import training_references as bundled
-
-            training_references = bundled()
-        documents = [texts for texts in training_references if len(texts)]
-        if len(documents) < 2:
+            self.documents, frequencies = _bundled()
+        else:
+            self.documents, frequencies = count_documents(training_references)
+        if self.documents < 2:
             raise ValueError(
                 "CIDEr-D weighs n-grams by how many training documents have them and needs at "
-                f"least two documents with references, got {len(documents)}"
+                f"least two documents with references, got {self.documents}"
             )
-        found: Counter[NGram] = Counter()
-        for texts in documents:
-            vectors = (_Vector(split_words(text), {}, 1.0) for text in texts)
-            found.update({gram for vector in vectors for gram in vector.weights})
-        self.documents = len(documents)
         self._rarest = math.log(self.documents)
-        self._weights = {gram: self._rarest - math.log(k) for gram, k in found.items()}
+        self._weights = {gram: self._rarest - math.log(k) for gram, k in frequencies.items()}
         self._sigma = float(sigma)
         self._cache: dict[str, _Vector] = {}
 

@@ -21,17 +21,15 @@ with arguments of its own is `{"reward": "length", "reward_kwargs": {"target": 8
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.rewards.base import Scored, bind, label, score_with_details
+from text_envs.core.reward import Scored, bind, label, score_with_details
+from text_envs.core.task import Task
+from text_envs.episodes.types import EpisodeBatch
 from text_envs.rewards.resolve import resolve
-from text_envs.types import EpisodeBatch
-
-if TYPE_CHECKING:
-    from text_envs.tasks.base import Task
 
 __all__ = ["Clip", "Decorator", "Ledger", "Scale", "as_values"]
 

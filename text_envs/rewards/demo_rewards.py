@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.rewards.base import RewardModel, describe, score
+from text_envs.core.reward import RewardModel, describe, score
+from text_envs.core.task import Task
+from text_envs.episodes.types import EpisodeBatch
 from text_envs.rewards.demos import Demonstrations, Rows, Subject
-from text_envs.tasks.base import Task
-from text_envs.types import EpisodeBatch
 
 __all__ = ["DemoRewards"]
 

@@ -16,10 +16,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.tasks.base import Task
-from text_envs.tasks.generation import reference_tokens
-from text_envs.tokenizers import Tokenizer
-from text_envs.types import EpisodeBatch, Example, Role
+from text_envs.core.task import Task
+from text_envs.episodes.types import EpisodeBatch, Example, Role
+from text_envs.tokens.encoding import reference_tokens
+from text_envs.tokens.protocol import Tokenizer
 
 __all__ = ["Demonstrations", "Rows", "Subject"]
 
@@ -110,7 +110,7 @@ class Demonstrations:
         """
         if isinstance(source, str | os.PathLike):
             # Here, because data sets are collected in environments, which have rewards.
-            from text_envs.datasets.files import load
+            from text_envs.episodes.files import load
 
             source = load(source)
         self._rows_of: dict[int, list[int]] | None = None

@@ -8,7 +8,7 @@ the environment. A text of fewer than n tokens has none, and counts as not repea
 nobody should be paid for stopping early, so combine the reward with one that wants words.
 
 Tokens are words with the built-in word tokenizers and pieces of words with a byte-pair tokenizer;
-`unit="words"` reads words in any case. Measures over many texts are in `text_envs.metrics`.
+`unit="words"` reads words in any case. Measures over many texts are in `text_envs.rewards.metrics`.
 
 Reference: J. Li et al., "A diversity-promoting objective function for neural conversation models",
 2016, arXiv 1510.03055.
@@ -21,9 +21,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.errors import suggest
+from text_envs.episodes.errors import suggest
+from text_envs.episodes.types import EpisodeBatch
 from text_envs.rewards.words import response_words
-from text_envs.types import EpisodeBatch
 
 __all__ = ["Distinct", "Repetition", "distinct_shares"]
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.errors import suggest
-from text_envs.types import EpisodeBatch
+from text_envs.episodes.errors import suggest
+from text_envs.episodes.types import EpisodeBatch
 
 __all__ = ["ClassifierHead", "SequenceClassifier"]
 

@@ -23,10 +23,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.errors import suggest
+from text_envs.episodes.errors import suggest
+from text_envs.episodes.types import EpisodeBatch
 from text_envs.rewards.hf import ClassifierHead, Template
 from text_envs.rewards.words import references
-from text_envs.types import EpisodeBatch
 
 __all__ = ["PreferenceModel"]
 

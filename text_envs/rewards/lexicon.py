@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.types import EpisodeBatch
+from text_envs.episodes.types import EpisodeBatch
 
 __all__ = ["Vader"]
 

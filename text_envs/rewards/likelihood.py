@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.errors import suggest
-from text_envs.tokenizers import Tokenizer, load_tokenizer
-from text_envs.types import EpisodeBatch, Role
+from text_envs.episodes.errors import suggest
+from text_envs.episodes.types import EpisodeBatch, Role
+from text_envs.tokens.loading import load_tokenizer
+from text_envs.tokens.protocol import Tokenizer
 
 __all__ = ["Likelihood"]
 

@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from text_envs.episodes.types import EpisodeBatch
 from text_envs.rewards.overlap import stem
 from text_envs.rewards.words import references, response_words, split_words
-from text_envs.types import EpisodeBatch
 
 __all__ = ["Meteor"]
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.errors import suggest
+from text_envs.episodes.errors import suggest
+from text_envs.episodes.types import EpisodeBatch
 from text_envs.rewards.words import references, response_words
-from text_envs.types import EpisodeBatch
+from text_envs.tokens.assets import ASSETS
 
 __all__ = ["Bleu", "Coverage", "Rouge", "stem"]
 
-_STEMS = Path(__file__).parent.parent / "assets" / "concepts" / "stems.json"
+_STEMS = ASSETS / "concepts" / "stems.json"
 _ROUGE = ("rouge1", "rouge2", "rougeL")
 _NEEDS = "needs the extra that compares texts: pip install 'text_envs[metrics]'"
 

@@ -26,19 +26,19 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from text_envs.episodes.types import EpisodeBatch
 from text_envs.rewards.words import count_words, weigh
-from text_envs.tokenizers import WordTokenizer
-from text_envs.types import EpisodeBatch
+from text_envs.tokens.assets import ASSETS
+from text_envs.tokens.builtin import WordTokenizer
 
 __all__ = ["FEATURES", "Preference", "Vocabulary", "summary_features"]
 
-_FILE = Path(__file__).parent.parent / "assets" / "summaries" / "preference.json"
+_FILE = ASSETS / "summaries" / "preference.json"
 FEATURES = (
     "overlap",
     "coverage",

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from text_envs.episodes.types import EpisodeBatch
 from text_envs.rewards.transport import JsonClient, RemoteRewardError, UnusableAnswer
-from text_envs.types import EpisodeBatch
 
 __all__ = ["Remote"]
 

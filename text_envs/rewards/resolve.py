@@ -25,8 +25,8 @@ from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
-from text_envs.errors import suggest
-from text_envs.rewards.base import RewardModel
+from text_envs.core.reward import RewardModel
+from text_envs.episodes.errors import suggest
 from text_envs.rewards.builtin import Constant, Length, WeightedSum
 
 __all__ = ["NAMES", "resolve"]

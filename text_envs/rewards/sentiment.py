@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import functools
 import json
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from text_envs.errors import suggest
-from text_envs.tokenizers import Tokenizer, load_tokenizer
-from text_envs.types import EpisodeBatch
+from text_envs.episodes.errors import suggest
+from text_envs.episodes.types import EpisodeBatch
+from text_envs.tokens.assets import ASSETS
+from text_envs.tokens.loading import load_tokenizer
+from text_envs.tokens.protocol import Tokenizer
 
 __all__ = ["Sentiment"]
 
-_FILE = Path(__file__).parent.parent / "assets" / "reviews" / "sentiment.json"
+_FILE = ASSETS / "reviews" / "sentiment.json"
 _OUTPUTS = ("probability", "logit", "signed")
 
 

@@ -11,20 +11,20 @@ from __future__ import annotations
 import functools
 import json
 import zlib
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.errors import suggest
+from text_envs.episodes.errors import suggest
+from text_envs.episodes.types import EpisodeBatch
 from text_envs.rewards.words import count_words, response_ids, weigh
-from text_envs.tokenizers import WordTokenizer
-from text_envs.types import EpisodeBatch
+from text_envs.tokens.assets import ASSETS
+from text_envs.tokens.builtin import WordTokenizer
 
 __all__ = ["Toxicity", "grade"]
 
-_FILE = Path(__file__).parent.parent / "assets" / "comments" / "toxicity.json"
+_FILE = ASSETS / "comments" / "toxicity.json"
 _BACKENDS = ("bundled", "classifier")
 THRESHOLDS = (0.25, 0.75)  # from here on a comment is borderline, and rude
 

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import functools
 import json
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.errors import suggest
+from text_envs.episodes.errors import suggest
+from text_envs.episodes.types import EpisodeBatch
 from text_envs.rewards.words import count_words, prompt_ids, response_ids, weigh
-from text_envs.tokenizers import WordTokenizer
-from text_envs.types import EpisodeBatch
+from text_envs.tokens.assets import ASSETS
+from text_envs.tokens.builtin import WordTokenizer
 
 __all__ = ["Upvotes", "vote_features"]
 
-_FILE = Path(__file__).parent.parent / "assets" / "comments" / "upvotes.json"
+_FILE = ASSETS / "comments" / "upvotes.json"
 _BACKENDS = ("bundled", "data")
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.tokenizers import WordTokenizer
-from text_envs.types import EpisodeBatch
+from text_envs.episodes.types import EpisodeBatch
+from text_envs.tokens.builtin import WordTokenizer
 
 __all__ = [
     "count_words",

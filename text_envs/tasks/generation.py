@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from text_envs.errors import suggest
+from text_envs.core.task import Task
+from text_envs.episodes.errors import suggest
+from text_envs.episodes.types import Turns
 from text_envs.rewards import Length
-from text_envs.tasks.base import Task
-from text_envs.tasks.data import load_examples
 from text_envs.tasks.reviews import PROMPTS
-from text_envs.tasks.splits import SPLITS
-from text_envs.tokenizers import Tokenizer, load_tokenizer
-from text_envs.types import Turns
+from text_envs.tasks.shared.data import load_examples
+from text_envs.tasks.shared.splits import SPLITS
+from text_envs.tokens.encoding import reference_tokens
+from text_envs.tokens.loading import load_tokenizer
 
 __all__ = ["Generation", "reference_tokens"]
 
@@ -86,10 +87,10 @@ class Generation(Task):
         """Load the prompts.
 
         Args:
-            dataset: the prompts, see `text_envs.tasks.data.load_examples`.
+            dataset: the prompts, see `text_envs.tasks.shared.data.load_examples`.
             field: the key that holds the prompt.
             split: which part of the data.
-            tokenizer: see `text_envs.tokenizers.load_tokenizer`.
+            tokenizer: see `text_envs.tokens.tokenizers.load_tokenizer`.
             prompt_length: columns for the prompt, None for what the data needs.
             max_prompt_length: the most columns that None stands for.
             max_tokens: columns for the text.
@@ -127,16 +128,3 @@ class Generation(Task):
         words = np.flatnonzero(~self.tokenizer.forbidden)
         word = int(words[words != self.tokenizer.eos_id][0])
         return [*[word] * self.target_length, self.tokenizer.eos_id]
-
-
-def reference_tokens(text: str, tokenizer: Tokenizer, max_tokens: int) -> list[int]:
-    """Return a reference as actions: what cannot be written is left out, then the end.
-
-    Args:
-        text: the reference.
-        tokenizer: encodes it.
-        max_tokens: a longer one is cut and does not end by itself.
-    """
-    actions, forbidden = tokenizer.num_actions, tokenizer.forbidden
-    ids = [token for token in tokenizer.encode(text) if token < actions and not forbidden[token]]
-    return [*ids, tokenizer.eos_id][:max_tokens]

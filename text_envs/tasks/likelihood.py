@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from text_envs.errors import suggest
+from text_envs.core.task import Task
+from text_envs.episodes.errors import suggest
+from text_envs.episodes.types import Turns
 from text_envs.rewards.likelihood import Likelihood
-from text_envs.tasks.base import Task
-from text_envs.tasks.data import load_examples
-from text_envs.tasks.generation import reference_tokens
 from text_envs.tasks.reviews import open_text
-from text_envs.tasks.splits import SPLITS
-from text_envs.types import Turns
+from text_envs.tasks.shared.data import load_examples
+from text_envs.tasks.shared.splits import SPLITS
+from text_envs.tokens.assets import ASSETS
+from text_envs.tokens.encoding import reference_tokens
 
 __all__ = ["CONTINUATIONS", "LikelihoodContinuation"]
 
-CONTINUATIONS = Path(__file__).parent.parent / "assets" / "likelihood" / "continuations.jsonl"
+CONTINUATIONS = ASSETS / "likelihood" / "continuations.jsonl"
 
 
 class LikelihoodContinuation(Task):
@@ -100,7 +100,7 @@ class LikelihoodContinuation(Task):
 
         Args:
             split: which part of the data.
-            dataset: prompts of your own, see `text_envs.tasks.data.load_examples`.
+            dataset: prompts of your own, see `text_envs.tasks.shared.data.load_examples`.
             field: the key that holds the prompt.
             opening_words: cut each text after that many words.
             model: the frozen language model, see `text_envs.rewards.likelihood.Likelihood`.

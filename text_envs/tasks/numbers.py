@@ -8,10 +8,10 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.tasks.base import Task
-from text_envs.tasks.splits import split_contexts
-from text_envs.tokenizers import WordTokenizer
-from text_envs.types import EpisodeBatch, Example, Turns
+from text_envs.core.task import Task
+from text_envs.episodes.types import EpisodeBatch, Example, Turns
+from text_envs.tasks.shared.splits import split_contexts
+from text_envs.tokens.builtin import WordTokenizer
 
 __all__ = ["IncreasingNumbers", "increasing_share"]
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from text_envs.errors import suggest
-from text_envs.tasks.base import Task
-from text_envs.tasks.data import load_examples
-from text_envs.tokenizers import load_tokenizer
-from text_envs.types import Example, Turns
+from text_envs.core.task import Task
+from text_envs.episodes.errors import suggest
+from text_envs.episodes.types import Example, Turns
+from text_envs.tasks.shared.data import load_examples
+from text_envs.tokens.assets import ASSETS
+from text_envs.tokens.loading import load_tokenizer
 
 __all__ = ["PROMPTS", "SPLITS", "Reviews", "open_text"]
 
-PROMPTS = Path(__file__).parent.parent / "assets" / "reviews" / "prompts.jsonl"
+PROMPTS = ASSETS / "reviews" / "prompts.jsonl"
 SPLITS = ("train", "validation", "test")
 
 # What the scripted player writes, whatever the opening: praise that any tokenizer can spell.
@@ -95,7 +95,7 @@ class Reviews(Task):
 
         Args:
             split: which part of the data.
-            dataset: prompts of your own, see `text_envs.tasks.data.load_examples`.
+            dataset: prompts of your own, see `text_envs.tasks.shared.data.load_examples`.
             field: the key that holds the prompt in `dataset`.
             opening_words: cut each text after that many words.
             tokenizer: a tokenizer, or its name; default the bundled word tokenizer.

@@ -8,11 +8,11 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.errors import suggest
-from text_envs.tasks.base import Task
-from text_envs.tasks.splits import SPLITS, split_contexts
-from text_envs.tokenizers import WordTokenizer
-from text_envs.types import EpisodeBatch, Example, Turns
+from text_envs.core.task import Task
+from text_envs.episodes.errors import suggest
+from text_envs.episodes.types import EpisodeBatch, Example, Turns
+from text_envs.tasks.shared.splits import SPLITS, split_contexts
+from text_envs.tokens.builtin import WordTokenizer
 
 __all__ = ["WORDS", "TargetShare", "TargetWords"]
 

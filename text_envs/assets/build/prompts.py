@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from text_envs.assets.build.corpus import Corpus
-from text_envs.tokenizers import WordTokenizer
+from text_envs.tokens.builtin import WordTokenizer
 
 SPLITS = {"train": 4096, "validation": 512, "test": 512}
 SHORTEST, LONGEST = 3, 6  # words of an opening

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from text_envs.assets.build.corpus import Corpus, Review
-from text_envs.tokenizers import WordTokenizer
+from text_envs.tokens.builtin import WordTokenizer
 
 CLIP = 1  # a word counts once: praise repeated is not more praise
 STRENGTHS = (0.06, 0.12, 0.25, 0.5, 1.0)  # inverse penalties, chosen by cross-validation

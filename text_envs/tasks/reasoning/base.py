@@ -14,13 +14,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from text_envs.errors import suggest
-from text_envs.tasks.base import Task
+from text_envs.core.task import Task
+from text_envs.episodes.errors import suggest
+from text_envs.episodes.types import Example, Turns
 from text_envs.tasks.reasoning.bigbench import load_bigbench
 from text_envs.tasks.reasoning.checker import ExactMatch
 from text_envs.tasks.reasoning.items import SPLITS, Family, check_choice, check_range, draw_examples
-from text_envs.tokenizers import Tokenizer, WordTokenizer, load_tokenizer
-from text_envs.types import Example, Turns
+from text_envs.tokens.builtin import WordTokenizer
+from text_envs.tokens.loading import load_tokenizer
+from text_envs.tokens.protocol import Tokenizer
 
 __all__ = ["ReasoningTask"]
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from text_envs.errors import DatasetError
-from text_envs.tasks.data import read_lines
+from text_envs.episodes.errors import DatasetError
+from text_envs.episodes.types import Example
 from text_envs.tasks.reasoning.checker import normalise
 from text_envs.tasks.reasoning.items import Item, as_example, split_of
-from text_envs.types import Example
+from text_envs.tasks.shared.data import read_lines
 
 __all__ = ["load_bigbench"]
 

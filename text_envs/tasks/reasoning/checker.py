@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.tokenizers import CharTokenizer, Tokenizer, WordTokenizer
-from text_envs.types import EpisodeBatch
+from text_envs.episodes.types import EpisodeBatch
+from text_envs.tokens.builtin import CharTokenizer, WordTokenizer
+from text_envs.tokens.protocol import Tokenizer
 
 __all__ = ["ExactMatch", "normalise"]
 

@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from text_envs.errors import suggest
-from text_envs.tasks.splits import SPLITS
-from text_envs.tokenizers import Tokenizer, WordTokenizer
-from text_envs.types import Example
+from text_envs.episodes.errors import suggest
+from text_envs.episodes.types import Example
+from text_envs.tasks.shared.splits import SPLITS
+from text_envs.tokens.builtin import WordTokenizer
+from text_envs.tokens.protocol import Tokenizer
 
 __all__ = [
     "SPLITS",

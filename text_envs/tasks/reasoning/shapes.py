@@ -18,7 +18,8 @@ from text_envs.tasks.reasoning.items import (
     letter,
     pick,
 )
-from text_envs.tokenizers import CharTokenizer, Tokenizer
+from text_envs.tokens.builtin import CharTokenizer
+from text_envs.tokens.protocol import Tokenizer
 
 __all__ = ["GeometricShapes", "ShapeItems", "draw_path"]
 

@@ -1,0 +1,324 @@
+r"""Decoding a language model under the guidance of learned values.
+
+$$\pi(a|s) \propto \tilde\pi_\beta(a|s)\, e^{\beta A(s, a)}, \qquad
+A(s, a) = \min_i \bar Q_i(s, a) - V(s)$$
+
+$\tilde\pi_\beta$ is the language model after temperature, top-k and top-p. $V$ is the same for
+every action, so it changes nothing unless the advantage is clipped; else its trunk is not run.
+The language model, the target of $Q$ and the trunk of $V$ each have a cache of their own.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.distributions import CategoricalDistribution
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from agents.common.checks import require, require_whole
+from agents.losses.offline import guided_logits, keep_top
+from agents.policies.causal_lm import CausalLMPolicy, highest_shown
+from agents.policies.utterances import Plans
+from agents.policies.value_networks import ValueTrunk, make_target
+from text_envs.episodes.errors import suggest
+from text_envs.lm.action_lm import ActionLM
+from text_envs.lm.checks import check_shown
+from text_envs.lm.likelihood import entropy, sample, token_log_probs
+from text_envs.lm.loading import load_lm
+
+__all__ = ["VARIANTS", "ValueGuidedPolicy"]
+
+VARIANTS = ("token", "utterance")
+
+# Hidden states (n, d) of one set of observations under each of the models, computed once.
+_States: TypeAlias = Callable[[ActionLM], Tensor]
+
+
+class Setting:
+    """An attribute of a policy that may change after training, and is saved with it.
+
+    Args:
+        fine: whether a value can be used.
+        accepted: words for it.
+    """
+
+    def __init__(self, fine: Callable[[Any], bool], accepted: str) -> None:
+        self.fine, self.accepted = fine, accepted
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        """Remember under which name."""
+        self.name = name
+
+    def __get__(self, policy: Any, owner: type | None = None) -> Any:
+        """Return the present value."""
+        return self if policy is None else policy.arguments[self.name]
+
+    def __set__(self, policy: Any, value: Any) -> None:
+        """Change it, if it can be used."""
+        require(self.name, value, self.fine, self.accepted)
+        policy.arguments[self.name] = value
+
+
+class ValueGuidedPolicy(CausalLMPolicy):
+    """A causal language model, a value trunk, and the target of the value trunk.
+
+    It offers what `CausalLMPolicy` does, for the guided distribution: `predict`, `forward`, `act`,
+    `get_distribution`, `evaluate_actions` and `evaluate_episodes` agree on it. `actor` alone is the
+    behaviour policy.
+
+    With `candidates` there is no distribution over tokens: `predict` samples whole utterances from
+    the language model, writes the best one, and never asks for more until it is written.
+
+    Attributes:
+        beta: strength of the guidance; may be changed at any time, as may `top_k`, `top_p`,
+            `advantage_clip` and `actor.temperature`. 0 is the language model alone.
+        critic: the trunk being trained, V, Q1, Q2.
+        target: its slow copy, whose Q guides.
+
+    Args:
+        observation_space: as in `CausalLMPolicy`.
+        action_space: as in `CausalLMPolicy`.
+        lr_schedule: as in `CausalLMPolicy`.
+        variant: what Q is of: "token", every next token; "utterance", a whole utterance.
+        value_model: the value trunk's language model, see `load_lm`, for example a smaller one, or
+            in `policy_kwargs` "scratch" or the sizes of an untrained one; None for a copy of the
+            policy's.
+        beta: strength of the guidance; unused with `candidates`, where Q chooses whole utterances.
+        top_k: sample only among so many of the likeliest tokens; None for all.
+        top_p: sample only among the likeliest tokens that make up this probability; None for all.
+        advantage_clip: keep the advantage within plus or minus this; None for no clip.
+        candidates: choose the best of so many sampled utterances; None to guide token by token
+            ("token") or for 4 ("utterance").
+        log_prob_weight: weight of an utterance's log-probability beside its value, where Q is of
+            tokens.
+        max_turn_tokens: after which a turn ends by itself; None for no such limit.
+        train_policy: False keeps the language model as it is.
+        v_head: False for a critic that learns Q alone; V(s) is then the maximum of Q(s, .).
+        **kwargs: further arguments of `CausalLMPolicy`.
+
+    Raises:
+        ValueError: an argument that cannot work, with what is accepted.
+    """
+
+    beta = Setting(lambda x: 0 <= x < float("inf"), "at least 0")
+    top_k = Setting(lambda x: x is None or (x >= 1 and x == int(x)), "None or an integer above 0")
+    top_p = Setting(lambda x: x is None or 0 < x <= 1, "None or in (0, 1]")
+    advantage_clip = Setting(lambda x: x is None or x > 0, "None or above 0")
+    log_prob_weight = Setting(lambda x: 0 <= x < float("inf"), "at least 0 and finite")
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        *,
+        variant: str = "token",
+        value_model: str | os.PathLike[str] | PreTrainedModel | None = None,
+        beta: float = 16.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        advantage_clip: float | None = None,
+        candidates: int | None = None,
+        log_prob_weight: float = 0.0,
+        max_turn_tokens: int | None = None,
+        train_policy: bool = False,
+        v_head: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if variant not in VARIANTS:
+            raise ValueError(f"unknown variant {variant!r}.{suggest(str(variant), VARIANTS)}")
+        if candidates is not None:
+            require_whole("candidates", candidates)
+        if isinstance(given := kwargs.get("model"), PreTrainedModel) and not train_policy:
+            kwargs["model"] = copy.deepcopy(given)  # frozen here, and not where it comes from
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+        self.value_net = cast(Any, nn.Identity())  # the parent's head; V is the critic's
+        if candidates is None and variant == "utterance":
+            candidates = 4
+        self.arguments |= {
+            "variant": variant,
+            "value_model": value_model,
+            "candidates": candidates,
+            "max_turn_tokens": max_turn_tokens,
+            "train_policy": train_policy,
+            "v_head": v_head,
+        }
+        self.beta, self.top_k, self.top_p = beta, top_k, top_p
+        self.advantage_clip, self.log_prob_weight = advantage_clip, log_prob_weight
+        self.variant, self.v_head, self.max_turn_tokens = variant, v_head, max_turn_tokens
+        if value_model is None:
+            trunk = copy.deepcopy(self.actor)
+        else:
+            trunk = self.actor.like(copy.deepcopy(load_lm(value_model)[0]))
+            trunk.check_length(observation_space.shape[0])  # type: ignore[index]
+            check_shown(trunk.lm, highest_shown(observation_space, self.actor.pad_id))
+        outputs = self.actor.num_actions if variant == "token" else 1
+        self.critic = ValueTrunk(trunk, outputs)
+        self.target = make_target(self.critic)
+        self.actor.requires_grad_(train_policy)
+        learning = list(self.actor.parameters()) if train_policy else []
+        self.optimizer = self.optimizer_class(
+            [*learning, *self.critic.trained_parameters()],
+            lr=lr_schedule(1),  # type: ignore[call-arg]
+            **self.optimizer_kwargs,
+        )
+        self.plans = None if candidates is None else Plans(candidates)
+
+    @property
+    def further_models(self) -> dict[str, PreTrainedModel]:
+        """The value trunk's language model, where it is not a copy of the actor's."""
+        own = self.arguments["value_model"] is not None
+        return {"value_model": self.critic.actor.lm} if own else {}
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Set the mode; training makes plans obsolete."""
+        if mode != self.training:  # `predict` asks each time, and there are many modules to walk
+            super().set_training_mode(mode)
+        if mode and self.plans is not None:
+            self.plans.forget()
+
+    def start_values_at(self, value: float) -> None:
+        """Make V, Q and their target the constant `value`, for example the mean return."""
+        self.critic.start_at(value)
+        self.target.start_at(value)
+
+    # -- one step ------------------------------------------------------------------------------
+
+    def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Return actions `(n,)`, values `(n, 1)` and log-probabilities `(n,)`."""
+        states = self._states_of(obs)
+        actions, log_probs = self._choose(self._guided(states), deterministic)
+        return actions, self._value(states)[:, None], log_probs
+
+    def act(
+        self, obs: NDArray[np.int64], rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+        """Sample the next token of some rows; see `CausalLMPolicy.act`.
+
+        With `candidates`, the values are those of the utterances being written, and the
+        log-probabilities, which nobody knows, are NaN.
+
+        Raises:
+            FloatingPointError: a model returns numbers that are not finite.
+        """
+        if self.plans is not None:
+            actions, values = self.plans.next_tokens(self, obs)
+            last = obs.shape[1] - 1 - (obs != self.actor.pad_id)[:, ::-1].argmax(axis=1)
+            return actions, values, np.full(len(obs), np.nan, dtype=np.float32), last
+        with torch.inference_mode():
+            hidden, columns = self.actor.decode(obs, rows)
+            known = {self.actor: hidden}
+            states = cache(lambda lm: known[lm] if lm in known else lm.decode(obs, rows)[0])
+            chosen, log_probs = sample(self._guided(states))
+            packed = torch.stack([self._value(states), log_probs]).cpu().numpy()
+        if not np.isfinite(packed).all():
+            raise FloatingPointError(
+                "scores or values are not finite: training has diverged. Lower the learning rate"
+            )
+        return chosen.cpu().numpy(), packed[0], packed[1], columns
+
+    def predict_values(self, obs: PyTorchObs) -> Tensor:
+        """Return V(s) `(n, 1)`."""
+        return self._value(self._states_of(cast(Tensor, obs)))[:, None]
+
+    def get_distribution(self, obs: PyTorchObs) -> CategoricalDistribution:
+        """Return the guided distribution over the next token, `(n, num_actions)`."""
+        logits = self._guided(self._states_of(cast(Tensor, obs)))
+        distribution = CategoricalDistribution(self.actor.num_actions)
+        return distribution.proba_distribution(logits)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        """Return actions `(n,)`; candidates are sampled, `deterministic` or not."""
+        if self.plans is not None:
+            tokens = cast(Tensor, observation).long().cpu().numpy()
+            actions, _ = self.plans.next_tokens(self, tokens)
+            return torch.from_numpy(actions)
+        logits = self._guided(self._states_of(cast(Tensor, observation)))
+        return self._choose(logits, deterministic)[0]
+
+    # -- with gradients ------------------------------------------------------------------------
+
+    def evaluate_actions(
+        self, obs: PyTorchObs, actions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return values `(n, 1)`, log-probabilities and entropies `(n,)`; encodes every row."""
+        states = self._encoded(cast(Tensor, obs).long())
+        logits = self._guided(states)
+        log_probs = token_log_probs(logits, actions.long())
+        return self._value(states)[:, None], log_probs, entropy(logits)
+
+    def evaluate_episodes(
+        self,
+        tokens: Tensor,
+        columns: Tensor,
+        actions: Tensor,
+        mask: Tensor,
+        *,
+        with_entropy: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Score whole episodes under the guided distribution; see `CausalLMPolicy`."""
+        states = cache(lambda lm: lm.encode(tokens, columns, mask))
+        logits = self._guided(states)
+        padded = torch.zeros(mask.shape, device=mask.device)
+        return (
+            padded.masked_scatter(mask, token_log_probs(logits, actions[mask])),
+            padded.masked_scatter(mask, self._value(states)),
+            padded.masked_scatter(mask, entropy(logits)) if with_entropy else None,
+        )
+
+    # -- guidance ------------------------------------------------------------------------------
+
+    def _states_of(self, obs: Tensor) -> _States:
+        """Return the states after observations: cached without gradients, encoded with."""
+        tokens = obs.long()
+        if torch.is_grad_enabled():
+            return self._encoded(tokens)
+        array = tokens.cpu().numpy()
+        return cache(lambda lm: lm.decode(array)[0])
+
+    def _encoded(self, tokens: Tensor) -> _States:
+        tokens = torch.from_numpy(self.actor.complete(tokens.cpu().numpy())).to(self.device)
+        last = tokens.shape[1] - 1 - (tokens != self.actor.pad_id).flip(1).int().argmax(dim=1)
+        mask = torch.ones_like(last[:, None], dtype=torch.bool)
+        return cache(lambda lm: lm.encode(tokens, last[:, None], mask))
+
+    def _guided(self, states: _States) -> Tensor:
+        """Return the scores `(n, A)` that tokens are sampled from."""
+        if self.plans is not None:
+            raise ValueError(
+                f"a policy that chooses among candidates={self.plans.candidates} utterances has no "
+                "distribution over tokens; use predict or act, or make it with candidates=None"
+            )
+        logits = keep_top(self.actor.logits(states(self.actor)), self.top_k, self.top_p)
+        if self.beta == 0:
+            return logits
+        q = self._q(states)
+        if self.advantage_clip is not None:
+            advantages = q - self._value(states)[:, None]
+            q = advantages.clamp(-self.advantage_clip, self.advantage_clip)
+        return guided_logits(logits, q, self.beta)
+
+    def _q(self, states: _States) -> Tensor:
+        """Return the smaller of the target's two Q, `(n, A)`."""
+        return self.target.q_min(states(self.target.actor))
+
+    def _value(self, states: _States) -> Tensor:
+        """Return V(s) `(n,)`."""
+        if self.v_head:
+            return self.critic.v(states(self.critic.actor))
+        return self.without_forbidden(self._q(states)).amax(dim=1)
+
+    def without_forbidden(self, q_values: Tensor) -> Tensor:
+        """Return scores `(..., A)` with minus infinity for what is never written."""
+        forbidden = torch.tensor(self.arguments["forbidden"], dtype=torch.long)
+        return q_values.index_fill(-1, forbidden.to(q_values.device), -torch.inf)

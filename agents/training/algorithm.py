@@ -1,0 +1,178 @@
+"""What every algorithm here does in a way of its own: callbacks with a token bar, plain files.
+
+Saving writes safetensors and JSON where Stable-Baselines3 would pickle.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import MaybeCallback
+from torch import Tensor
+
+from agents.checkpoints.algorithms import SPECIAL, load_algorithm, save_algorithm, set_parameters
+from agents.common.arguments import complete, parameters_of, refuse_unknown
+from agents.common.envs import tokenizer_of
+from agents.policies.causal_lm import CausalLMPolicy
+from agents.policies.instructed import InstructedPolicy, InstructedSeq2SeqPolicy
+from agents.policies.seq2seq import Seq2SeqPolicy
+from text_envs.policies.sources import check_tokens
+from text_envs.tokens.vocabulary import check_vocabulary, tokenizer_facts
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["TextAlgorithm"]
+
+
+class TextAlgorithm(BaseAlgorithm):
+    """A Stable-Baselines3 algorithm over a `CausalLMPolicy`, saved without pickle.
+
+    A subclass sets `progress_bar` to the callback that draws its bar.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        kind.__name__: kind
+        for kind in (CausalLMPolicy, Seq2SeqPolicy, InstructedPolicy, InstructedSeq2SeqPolicy)
+    }
+    progress_bar: ClassVar[type[BaseCallback]]
+    pending: dict[str, Any] | None  # a checkpoint's state, until training goes on
+    max_grad_norm: float
+    given: dict[str, Any]  # the arguments it was made with
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Show all arguments of the subclass, see `agents.common.arguments`."""
+        super().__init_subclass__(**kwargs)
+        complete(cls)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Refuse unknown arguments before anything is made, and note the others for `save`."""
+        refuse_unknown(cls, kwargs)
+        made = super().__new__(cls)
+        given = {**dict(zip(parameters_of(cls), args, strict=False)), **kwargs}
+        made.given = {name: value for name, value in given.items() if name not in SPECIAL}
+        return made
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        """Return the callbacks as one; the progress bar counts tokens."""
+        if isinstance(callback, list):
+            callback = CallbackList(callback)
+        if not isinstance(callback, BaseCallback):
+            callback = ConvertCallback(callback)
+        if progress_bar:
+            callback = CallbackList([callback, self.progress_bar()])
+        callback.init_callback(self)
+        return callback
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        """Tell how much is left: 0 where the last iteration went beyond the total.
+
+        Below it, a schedule that falls to 0 would become a negative learning rate.
+        """
+        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+        self._current_progress_remaining = max(0.0, self._current_progress_remaining)
+
+    def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
+        """Save weights, optimiser, reference, counters, generators, and environment or data order.
+
+        Args:
+            path: a folder, or a file ending in `.zip`. It is replaced at once, never half.
+            exclude: Stable-Baselines3's; not used.
+            include: Stable-Baselines3's; not used.
+        """
+        save_algorithm(self, path)
+
+    def remember_words(self) -> None:
+        """Note at the policy which words it learns; call it once policy and environment are there.
+
+        Raises:
+            ValueError: the model of the policy comes with other words than the environment's.
+        """
+        tokenizer = None if self.env is None else tokenizer_of(self.env)
+        if tokenizer is not None and isinstance(self.policy, CausalLMPolicy):
+            check_tokens("model", self.policy.tokenizer, tokenizer, ends=False)
+            self.policy.vocabulary = tokenizer_facts(tokenizer)
+
+    def optimize(self, loss: Tensor) -> Tensor:
+        """Take one step of the policy's optimiser; return the norm of the gradient, `()`.
+
+        Raises:
+            FloatingPointError: the loss is not finite; the weights are left as they are.
+        """
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss of update {self._n_updates + 1} is {loss.item()}: training has "
+                "diverged. Lower the learning rate"
+            )
+        optimizer = self.policy.optimizer
+        optimizer.zero_grad()
+        loss.backward()
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+        optimizer.step()
+        return norm
+
+    def start_anew(self) -> None:
+        """Begin a new run: forget where a loaded one was, which is then seeded as a new one."""
+        if self.pending is not None:
+            self.pending = None
+            self.set_random_seed(self.seed)
+
+    def set_env(self, env: Any, force_reset: bool = True) -> None:
+        """Take another environment of the same spaces and the same words.
+
+        Raises:
+            ValueError: its words or its spaces are others.
+        """
+        tokenizer = tokenizer_of(env)
+        if tokenizer is not None and isinstance(self.policy, CausalLMPolicy):
+            name = f"this {type(self).__name__}"
+            check_vocabulary(name, self.policy.vocabulary, tokenizer, padding=True)
+        super().set_env(env, force_reset)
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls, path: Any, env: Any = None, device: torch.device | str = "auto", **kwargs: Any
+    ) -> Self:
+        """Return a saved algorithm.
+
+        `learn(..., reset_num_timesteps=False)` then continues exactly as the saved run would have,
+        if it was saved between two iterations and the environment offers `get_state`; or, of an
+        algorithm that learns offline, if it gets the same `dataset`.
+
+        Args:
+            path: a folder or a `.zip` that `save` wrote.
+            env: an environment like the one trained on; None if only predictions are wanted.
+            device: where to put it.
+            **kwargs: arguments to use instead of the saved ones; a `dataset` is never saved. With a
+                `seed`, training goes on with the random numbers of that seed. Those that
+                Stable-Baselines3's `load` has are taken too: `custom_objects` are such arguments,
+                `print_system_info` and `force_reset` have no effect.
+
+        Raises:
+            CheckpointError: a file is truncated, altered or of something else; it is named.
+            FileNotFoundError: there is nothing at `path`.
+        """
+        for name in ("print_system_info", "force_reset"):
+            kwargs.pop(name, None)
+        kwargs = {**(kwargs.pop("custom_objects", None) or {}), **kwargs}
+        return cast("Self", load_algorithm(cls, path, env, device, **kwargs))
+
+    def set_parameters(
+        self, load_path_or_dict: Any, exact_match: bool = True, device: Any = "auto"
+    ) -> None:
+        """Take over weights and optimiser state from a checkpoint or from `get_parameters()`.
+
+        Args:
+            load_path_or_dict: path of a checkpoint, or nested state dictionaries.
+            exact_match: ask for everything; otherwise take what is there.
+            device: Stable-Baselines3's; not used.
+        """
+        if isinstance(load_path_or_dict, dict):
+            super().set_parameters(load_path_or_dict, exact_match, device)
+        else:
+            set_parameters(self, load_path_or_dict, exact_match)

@@ -1,0 +1,1 @@
+"""What several families of tasks need: reading data, splits, drawing contexts, weights of parts."""

@@ -1,0 +1,68 @@
+"""From what a user writes (an object, a name, a folder) to a tokenizer."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from pathlib import Path
+
+from text_envs.tokens.assets import ASSETS
+from text_envs.tokens.builtin import WordTokenizer
+from text_envs.tokens.hf import HFTokenizer
+from text_envs.tokens.protocol import Tokenizer
+from text_envs.tokens.vocabulary import model_folder
+from text_envs.tokens.words import has_word_rules
+
+__all__ = ["load_tokenizer"]
+
+
+@functools.cache
+def _bundled(name: str) -> WordTokenizer:
+    return WordTokenizer.from_file(ASSETS / name)
+
+
+def load_tokenizer(spec: object) -> Tokenizer:
+    """Return a tokenizer for `spec`.
+
+    Args:
+        spec: a `Tokenizer`, a tokenizer object of `transformers`, `"reviews"` for the bundled one,
+            a folder or file written by `WordTokenizer.save`, the folder of a saved agent whose
+            model came with a tokenizer, or whatever
+            `transformers.AutoTokenizer.from_pretrained` accepts (code from the Hub is never run).
+
+    Raises:
+        TypeError: `spec` is none of these kinds.
+        ImportError: transformers is needed and not installed.
+        ValueError: the tokenizer lacks an end or a padding token, or the name is not found.
+    """
+    if isinstance(spec, Tokenizer):
+        return spec
+    if hasattr(spec, "eos_token_id") and hasattr(spec, "get_vocab"):
+        return HFTokenizer(spec)
+    if not isinstance(spec, str | os.PathLike):
+        raise TypeError(
+            "tokenizer must be a Tokenizer, a tokenizer of transformers, 'reviews', a path or a "
+            f"Hub name; got {spec!r}"
+        )
+    if spec == "reviews":
+        return _bundled("reviews")
+    spec = model_folder(spec)
+    file = Path(spec) / "tokenizer.json" if Path(spec).is_dir() else Path(spec)
+    if file.is_file() and has_word_rules(json.loads(file.read_text(encoding="utf-8"))):
+        return WordTokenizer.from_file(file)
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise ImportError(
+            f"loading the tokenizer {str(spec)!r} needs transformers: "
+            "pip install 'text_envs[agents]'"
+        ) from error
+    try:
+        found = AutoTokenizer.from_pretrained(os.fspath(spec))
+    except (OSError, ValueError) as error:  # which of the two depends on how the name fails
+        raise ValueError(
+            f"no tokenizer {str(spec)!r}: it is neither 'reviews', nor a folder with a tokenizer, "
+            f"nor found under this name on the Hub ({error})"
+        ) from error
+    return HFTokenizer(found)
