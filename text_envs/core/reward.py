@@ -59,8 +59,9 @@ def bind(model: RewardModel, task: Task) -> None:
     """Show a reward model the task whose texts it will score, if it has a method `bind(task)`.
 
     Raises:
-        ValueError: the model cannot score this task.
+        ValueError: the model cannot score this task, or a ledger cannot have its names.
     """
+    component_names(model)
     method = getattr(model, "bind", None)
     if callable(method):
         method(task)

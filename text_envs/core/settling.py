@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,8 +69,7 @@ class SettledRows(TokenRows):
             replies = self.task.multi_turn or self.reward_model is None
             names: tuple[str, ...] = (REPLY,) if replies else ()
             if self.reward_model is not None:
-                alone = BESIDE_REPLIES if replies else REPLY
-                names += component_names(self.reward_model) or (alone,)
+                names += self._keys(component_names(self.reward_model) or (REPLY,))
             self._terms = names
         return self._terms if self.shaping is None else (*self._terms, SHAPING)
 
@@ -174,9 +173,7 @@ class SettledRows(TokenRows):
         for name, numbers in details.items():
             outcome.details[name] = np.full(self.num_envs, np.nan)
             outcome.details[name][ended] = numbers
-        # A reward model on top of replies that pay for themselves keeps a name of its own.
-        beside = self.task.multi_turn and tuple(ledger) == (REPLY,)
-        paid = {BESIDE_REPLIES if beside else name: values for name, values in ledger.items()}
+        paid = dict(zip(self._keys(ledger), ledger.values(), strict=True))
         if not paid.keys() <= outcome.terms.keys():  # columns that the model does not name
             replies = (REPLY,) if self.task.multi_turn else ()
             self._terms = (*replies, *paid)
@@ -187,6 +184,11 @@ class SettledRows(TokenRows):
             term[ended] = values
             outcome.terms[name] = term
             outcome.rewards += term
+
+    def _keys(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return names of a reward model as the ledger has them, which may hold replies already."""
+        beside = {REPLY: BESIDE_REPLIES} if self.task.multi_turn else {}
+        return tuple(beside.get(name, name) for name in names)
 
     def _truncate(self, rows: Rows, outcome: Outcome) -> None:
         roles = self.roles(rows)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from text_envs.core.ledger import check_names
 from text_envs.episodes.types import EpisodeBatch
 from text_envs.rewards.transport import JsonClient, RemoteRewardError, UnusableAnswer
 
@@ -91,7 +92,7 @@ class Remote:
             url, api_key_env=api_key_env, timeout=timeout, retries=retries, backoff=backoff,
             max_wait=max_wait, concurrency=concurrency,
         )  # fmt: skip
-        self.components = tuple(components)
+        self.components = check_names(components)
         self.batch_size = batch_size
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Remote:
