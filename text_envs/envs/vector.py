@@ -50,8 +50,8 @@ class TokenVectorEnv(Face, gym.vector.VectorEnv[Array, Array, Array]):
     `reset(options={"reset_mask": ...})`.
 
     Infos follow Gymnasium: an array over the rows under `key`, and under `_key` which rows it
-    speaks of. `reward_terms` is there at every step; `finish_reason`, `text`, `roles` and
-    `example_index` where an episode has ended.
+    speaks of. The keys are those of `TokenEnv`, the same at every step; `_finish_reason`, `_text`
+    and `_roles` tell which rows have just ended.
     """
 
     metadata: dict[str, Any] = {

@@ -49,7 +49,8 @@ class Generation(Task):
     token of a foreign tokenizer (`"forbidden"`); all terminate.
 
     ## Information
-    `reward_terms` at every step; `finish_reason`, `text`, `roles` and `example_index` at the end.
+    `example_index` and `reward_terms` at every step; `finish_reason`, `text` and `roles`, which are
+    empty until the end.
 
     ## Arguments
     `dataset=None`: a list of prompts or of mappings, a text file (a prompt a line), a JSON-lines

@@ -54,7 +54,8 @@ class LikelihoodContinuation(Task):
     foreign tokenizer (`"forbidden"`); all terminate.
 
     ## Information
-    `reward_terms` at every step; `finish_reason`, `text`, `roles` and `example_index` at the end.
+    `example_index` and `reward_terms` at every step; `finish_reason`, `text` and `roles`, which are
+    empty until the end.
 
     ## Arguments
     `split="train"`: or "validation", "test". `dataset=None`: openings of your own, a list, a file

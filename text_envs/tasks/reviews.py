@@ -57,7 +57,8 @@ class Reviews(Task):
     The end-of-text token (`finish_reason="stop"`) or 24 tokens (`"length"`); both terminate.
 
     ## Information
-    `reward_terms` at every step; `finish_reason`, `text`, `roles` and `example_index` at the end.
+    `example_index` and `reward_terms` at every step; `finish_reason`, `text` and `roles`, which are
+    empty until the end.
 
     ## Arguments
     `split="train"`: or "validation", "test". `dataset=None`: a text file, a JSON-lines file, a

@@ -60,7 +60,8 @@ class Comments(Task):
     The end-of-text token (`finish_reason="stop"`) or 20 tokens (`"length"`); both terminate.
 
     ## Information
-    `reward_terms` at every step; `finish_reason`, `text`, `roles` and `example_index` at the end.
+    `example_index` and `reward_terms` at every step; `finish_reason`, `text` and `roles`, which are
+    empty until the end.
 
     ## Arguments
     `split="train"`: or "validation", "test". `size=None`: number of comments, default 2048 for

@@ -62,8 +62,8 @@ class ConceptsToSentence(Task):
     The end-of-text token (`finish_reason="stop"`) or 20 tokens (`"length"`); both terminate.
 
     ## Information
-    `reward_terms` at every step, with the components; `finish_reason`, `text`, `roles` and
-    `example_index` at the end.
+    `example_index` and `reward_terms`, with the components, at every step; `finish_reason`, `text`
+    and `roles`, which are empty until the end.
 
     ## Arguments
     `split="train"`: or "validation", "test". `size=None`: number of scenes, default 2048 for

@@ -65,8 +65,8 @@ class Summarization(Task):
     The end-of-text token (`finish_reason="stop"`) or 24 tokens (`"length"`); both terminate.
 
     ## Information
-    `reward_terms` at every step, with the components; `finish_reason`, `text`, `roles` and
-    `example_index` at the end.
+    `example_index` and `reward_terms`, with the components, at every step; `finish_reason`, `text`
+    and `roles`, which are empty until the end.
 
     ## Arguments
     `split="train"`: or "validation", "test". `size=None`: number of posts, default 2048 for
