@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from text_envs.episodes.errors import suggest
 from text_envs.episodes.types import EpisodeBatch
+from text_envs.rewards.secrets import refuse_secrets
 from text_envs.rewards.transport import JsonClient, UnusableAnswer
 from text_envs.rewards.words import references
 
@@ -140,6 +141,7 @@ class Judge:
         self.name = f"judge:{model}"
         self.model, self.template, self.system = model, template, system
         self.low, self.high = float(low), float(high)
+        refuse_secrets({"options": options or {}})
         self.options = dict(_OPTIONS if options is None else options)
         self._kept: dict[str, float] = {}
 
