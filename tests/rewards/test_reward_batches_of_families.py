@@ -19,7 +19,7 @@ from text_envs.rewards import resolve
 from text_envs.tokenizers import HFTokenizer
 
 MANY = settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 LONG = "never " * 60 + "warm"
 DRAWN = st.lists(st.sampled_from([*TEXTS, LONG]), min_size=2, max_size=9)
