@@ -57,7 +57,7 @@ def test_classifiers(kind: Kind, saved: Callable[..., Path]) -> None:
     holds()
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("kind", [k for k in KINDS if k.stated is None], ids=str)
 def test_a_text_alone_gets_what_the_network_says(kind: Kind, saved: Callable[..., Path]) -> None:
     import torch
 
@@ -153,9 +153,9 @@ def test_likelihoods(kind: Kind, dtype: str, saved: Callable[..., Path]) -> None
     for tokenizer in (model.tokenizer, HFTokenizer(make_tokenizer(Kind("t5")))):
 
         def score(texts: list[str], tokenizer: Any = tokenizer) -> Any:
-            prompts = ["the", "a loud film", "", "is"] * len(texts)
+            prompts = ["the", "a loud film", "", "is"]
             shown = batch(
-                texts, prompts=[prompts[len(text)] for text in texts], tokenizer=tokenizer
+                texts, prompts=[prompts[len(text) % 4] for text in texts], tokenizer=tokenizer
             )
             return model(shown)
 
