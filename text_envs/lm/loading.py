@@ -28,6 +28,7 @@ from transformers import (
 from transformers.activations import GELUTanh, NewGELUActivation
 from transformers.utils import logging as hf_logging
 
+from text_envs.lm.hub import find_model
 from text_envs.tokens.hf import HFTokenizer
 from text_envs.tokens.loading import load_tokenizer
 from text_envs.tokens.protocol import Tokenizer
@@ -69,7 +70,8 @@ def load_lm(
         the model, and the tokenizer: None for a model that was passed through or comes without.
 
     Raises:
-        ValueError: nothing of that name is found, or it holds no safetensors.
+        ValueError: nothing of that name is found, the Hub cannot be reached, or weights are no
+            safetensors of the model's own folder.
         TypeError: the argument is of another kind.
     """
     if isinstance(name_or_path, PreTrainedModel):
@@ -87,11 +89,12 @@ def load_lm(
     architecture = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
     try:
         with quietly():
+            source = find_model(source)
             model = _read(architecture, source, dtype)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"no {kind} language model {os.fspath(name_or_path)!r} (safetensors). Accepted: "
-            f"{bundled}a folder, a Hub name. transformers says: {error}"
+            f"{bundled}a folder, a Hub name. What went wrong: {error}"
         ) from error
     _fuse_gelu(model)
     tokenizer = _tokenizer_of(source)
@@ -118,14 +121,18 @@ def quietly() -> Iterator[None]:
 
 
 def _read(architecture: Any, source: str, dtype: torch.dtype) -> Any:
-    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
     try:
-        return architecture.from_pretrained(source, attn_implementation="sdpa", **options)
+        return architecture.from_pretrained(
+            source, attn_implementation="sdpa", trust_remote_code=False, **options
+        )
     except ValueError as error:
         if "attn_implementation" not in str(error):
             raise
     # A family without the fast form, such as GPT-Neo.
-    return architecture.from_pretrained(source, attn_implementation="eager", **options)
+    return architecture.from_pretrained(
+        source, attn_implementation="eager", trust_remote_code=False, **options
+    )
 
 
 def _locate(name: str) -> str:

@@ -59,7 +59,7 @@ def load_tokenizer(spec: object) -> Tokenizer:
             "pip install 'text_envs[agents]'"
         ) from error
     try:
-        found = AutoTokenizer.from_pretrained(os.fspath(spec))
+        found = AutoTokenizer.from_pretrained(os.fspath(spec), trust_remote_code=False)
     except (OSError, ValueError) as error:  # which of the two depends on how the name fails
         raise ValueError(
             f"no tokenizer {str(spec)!r}: it is neither 'reviews', nor a folder with a tokenizer, "

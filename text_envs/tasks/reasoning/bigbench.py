@@ -121,7 +121,7 @@ def _read_hub(dataset: str, name: str) -> Sequence[Any]:
         if (Path(dataset) / "dataset_info.json").exists():
             loaded: Any = datasets.load_from_disk(dataset)
         else:
-            loaded = datasets.load_dataset(dataset, name or None)
+            loaded = datasets.load_dataset(dataset, name or None, trust_remote_code=False)
         if isinstance(loaded, Mapping):  # the Hub's splits repeat contexts; ours do not
             loaded = datasets.concatenate_datasets([loaded[key] for key in sorted(loaded)])
     except Exception as error:  # every failure of another library becomes one that names the data

@@ -122,7 +122,7 @@ def read_hub(name: str, split: str) -> Sequence[Any]:
             loaded: Any = datasets.load_from_disk(name)
             loaded = loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
         else:
-            loaded = datasets.load_dataset(name, split=split)
+            loaded = datasets.load_dataset(name, split=split, trust_remote_code=False)
     except Exception as error:  # every failure of another library becomes one that names the data
         raise DatasetError(
             f"dataset {name!r}, split {split!r}: neither a local file nor a data set that "
