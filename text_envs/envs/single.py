@@ -197,5 +197,5 @@ class TokenEnv(Face, gym.Env[NDArray[np.int64], np.int64]):
         picture = render.ansi(self.engine, row=0)
         if self.render_mode == "ansi":
             return picture
-        print(picture, flush=True)
+        render.show(picture)
         return None

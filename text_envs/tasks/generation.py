@@ -99,7 +99,7 @@ class Generation(Task):
         if dataset is None and split not in SPLITS:
             raise ValueError(f"unknown split {split!r}.{suggest(str(split), SPLITS)}")
         examples = load_examples(PROMPTS if dataset is None else dataset, split=split, field=field)
-        loaded = load_tokenizer(tokenizer)
+        loaded = load_tokenizer(tokenizer, add_padding=True)
         if prompt_length is None:
             if not isinstance(max_prompt_length, int) or max_prompt_length < 1:
                 raise ValueError(
