@@ -31,15 +31,23 @@ def padding_fault(hf: Any) -> str:
 def with_padding(hf: Any) -> Any:
     """Return the tokenizer, or a copy with a padding token where it has none of its own.
 
-    The new token stands behind all others, so that every other id keeps its meaning. The tokenizer
+    The new token has an id that no other has, so every other id keeps its meaning. The tokenizer
     itself is left as it is.
+
+    Raises:
+        ValueError: a new token would get the id of another one.
     """
     if has_padding(hf):
         return hf
     padded = copy.deepcopy(hf)
-    taken, name, number = set(padded.get_vocab()), _PAD, 0
+    taken, name, number = hf.get_vocab(), _PAD, 0
     while name in taken:
         name, number = f"<|pad_{number}|>", number + 1
     padded.add_special_tokens({"pad_token": name})
+    if padded.pad_token_id in taken.values():  # a new token is numbered by their count
+        raise ValueError(
+            f"{type(hf).__name__} {padding_fault(hf)}, and none can be added: its "
+            f"{len(taken)} tokens have ids up to {max(taken.values())}; accepted: ids without gaps"
+        )
     logger.info("%s: padding token added as id %d", hf.name_or_path, padded.pad_token_id)
     return padded

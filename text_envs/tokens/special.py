@@ -33,7 +33,7 @@ def unknown_id(hf: Any) -> int | None:
     """Return the id that unknown words get, also where only the model inside knows of it."""
     if hf.unk_token_id is not None:
         return int(hf.unk_token_id)
-    model = getattr(getattr(hf, "backend_tokenizer", None), "model", None)
+    model: Any = getattr(getattr(hf, "backend_tokenizer", None), "model", None)
     if (word := getattr(model, "unk_token", None)) is not None:
         found = model.token_to_id(word)
         return None if found is None else int(found)

@@ -14,7 +14,9 @@ from text_envs.tasks.comments import grammar
 from text_envs.tasks.comments.data import as_example, load_comments
 from text_envs.tasks.shared.procedural import DEFAULT_SIZES
 from text_envs.tasks.shared.scripted import as_turn
+from text_envs.tasks.shared.sources import name_of
 from text_envs.tasks.shared.splits import SPLITS
+from text_envs.tasks.shared.unknown import check_words
 from text_envs.tokens.loading import load_tokenizer
 
 __all__ = ["Comments"]
@@ -125,9 +127,12 @@ class Comments(Task):
             tokenizer = grammar.tokenizer() if tokenizer is None else tokenizer
         else:
             examples = load_comments(dataset, split=split)
+        words = load_tokenizer("reviews" if tokenizer is None else tokenizer)
+        if dataset is not None:
+            check_words(examples, words, source=name_of(dataset), max_unknown=None)
         super().__init__(
             examples,
-            tokenizer=load_tokenizer("reviews" if tokenizer is None else tokenizer),
+            tokenizer=words,
             prompt_length=prompt_length,
             max_tokens=max_tokens,
             truncate_prompts=truncate_prompts,

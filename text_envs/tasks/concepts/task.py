@@ -20,6 +20,8 @@ from text_envs.tasks.concepts.data import load_concepts
 from text_envs.tasks.shared.components import checked_weights
 from text_envs.tasks.shared.procedural import DEFAULT_SIZES
 from text_envs.tasks.shared.scripted import as_turn
+from text_envs.tasks.shared.sources import name_of
+from text_envs.tasks.shared.unknown import check_words
 from text_envs.tokens.loading import load_tokenizer
 
 __all__ = ["ConceptsToSentence"]
@@ -143,9 +145,12 @@ class ConceptsToSentence(Task):
         self._referenced = all(example.references for example in examples)
         kinds = ("expert", "mixed", *_KINDS) if self._referenced else ("list",)
         self.qualities: tuple[str, ...] = ("random", *kinds)
+        words = load_tokenizer("reviews" if tokenizer is None else tokenizer)
+        if dataset is not None:
+            check_words(examples, words, source=name_of(dataset), max_unknown=None)
         super().__init__(
             examples,
-            tokenizer=load_tokenizer("reviews" if tokenizer is None else tokenizer),
+            tokenizer=words,
             prompt_length=prompt_length,
             max_tokens=max_tokens,
             truncate_prompts=truncate_prompts,
