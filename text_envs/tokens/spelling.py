@@ -15,6 +15,7 @@ PART = "\u00b7"  # a middle dot: the token begins a character that a later one c
 OPEN = "\u25cc"  # a dotted circle: the token is part of a character that none completes
 
 _MOST_PAIRS = 1 << 16
+_MOST_SHARING = 16  # tokens tried together, where only their text tells what they share
 _LOST = "\N{REPLACEMENT CHARACTER}"  # what tokenizers make of bytes that are no character
 
 
@@ -135,18 +136,21 @@ class Speller:
     def _from_texts(self, run: Sequence[int]) -> list[Piece]:
         """Return the pieces of tokens that are no text alone, of which only texts are known."""
         whole = self.tokenizer.decode(run)
-        if list(self.tokenizer.encode(whole)) == list(run):  # the text itself holds the character
-            return self._in_pairs(run)
+        if _LOST in whole and list(self.tokenizer.encode(whole)) == list(run):
+            alone = [self._text_of(token) for token in run]  # the text itself holds the character
+            if "".join(alone) == whole:
+                return [Piece(text) for text in alone]
+            return [*[Piece("", PART)] * (len(run) - 1), Piece(whole)]
         found: list[Piece] = []
-        done, complete = "", 0
-        for stop in range(1, len(run) + 1):
-            text = self.tokenizer.decode(run[:stop])
-            plain = text.rstrip(_LOST)
-            added = plain.removeprefix(done).replace(_LOST, "") if plain.startswith(done) else ""
-            found.append(Piece(added, PART if plain != text else ""))
-            done = plain if plain.startswith(done) else done
-            complete = stop if plain == text else complete
-        return [*found[:complete], *(Piece(piece.text, OPEN) for piece in found[complete:])]
+        while (start := len(found)) < len(run):
+            stops = range(start + 1, min(start + _MOST_SHARING, len(run)) + 1)
+            texts = ((stop, self.tokenizer.decode(run[start:stop])) for stop in stops)
+            stop, text = next(((n, text) for n, text in texts if _LOST not in text), (0, ""))
+            if stop:
+                found += [*[Piece("", PART)] * (stop - start - 1), Piece(text)]
+            else:
+                found.append(Piece(self._text_of(run[start]).replace(_LOST, ""), OPEN))
+        return found
 
 
 def _from_bytes(run: Sequence[int], table: Mapping[int, bytes]) -> list[Piece]:
