@@ -175,6 +175,8 @@ def find_id(name: str) -> str:
     without_version = {short.rpartition("-v")[0]: id for short, id in plain.items()}
     choices = {**without_version, **plain}
     close = difflib.get_close_matches(wanted, choices, n=1, cutoff=0.5)
+    if not close:  # the namespace may be what is mistyped
+        close = difflib.get_close_matches(wanted.rpartition("/")[2], choices, n=1, cutoff=0.5)
     hint = f" Did you mean {choices[close[0]].removeprefix(_NAMESPACE)!r}?" if close else ""
     raise UsageError(f"unknown id {name!r}.{hint} `python -m text_envs list` shows all.")
 

@@ -148,13 +148,15 @@ def _json_rows(path: Path) -> list[Row]:
     try:
         return list(_json_lines(path, lines))
     except DatasetError:
-        with contextlib.suppress(ValueError):
-            if isinstance(whole := json.loads(text), dict):
-                raise DatasetError(
-                    f"{path}: expected a list of objects or texts, got one object with "
-                    f"{', '.join(map(repr, whole))}"
-                ) from None
-        raise
+        whole = None
+        with contextlib.suppress(json.JSONDecodeError):
+            whole = json.loads(text)
+        if not isinstance(whole, dict):
+            raise
+        raise DatasetError(
+            f"{path}: expected a list of objects or texts, got one object with "
+            f"{', '.join(map(repr, whole))}"
+        ) from None
 
 
 def _parse(path: Path, text: str, line: int) -> Any:
