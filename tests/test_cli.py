@@ -226,7 +226,7 @@ def test_foreign_code_that_fails_is_no_traceback(
         (["show", "half_written:a/B-v0"], "(SyntaxError"),
         (["show", "their_task:theirs/Broken-v0"], "cannot be made: KeyError: 'lost'"),
         (
-            ["play", "theirs/Broken-v0", "--kwargs", '{"when": "later"}'],
+            ["play", "theirs/Broken-v0", "--kwargs", '{"when": "later", "reward": "constant"}'],
             "failed while it was played (OSError: gone)",
         ),
     ):

@@ -281,3 +281,21 @@ def test_characters_that_a_tokenizer_drops_count_too(bpe_tokenizer: Any) -> None
 def test_tasks_whose_cards_say_so_are_logged(caplog: Any) -> None:
     Comments(dataset=[{"parent": "a zyzzyva", "reply": "b"}])
     assert "lacks 1 of the 2 words of the prompts (50.0%), such as 'zyzzyva'" in caplog.text
+
+
+# -- tasks with readers of their own --------------------------------------------------------------
+
+
+def test_tables_of_words_and_splits_of_questions(tmp_path: Path) -> None:
+    from text_envs.tasks.reasoning.bigbench import load_bigbench
+    from text_envs.tasks.wordle.words import load_words
+
+    assert load_words(str(write(tmp_path / "w.csv", b"word\nCrane\nstone\n"))) == ("crane", "stone")
+    assert load_words(write(tmp_path / "w.txt.gz", b"crane\n\nstone\n")) == ("crane", "stone")
+    with pytest.raises(DatasetError, match=r"w\.lst: files that end with '\.lst' are not read"):
+        load_words(write(tmp_path / "w.lst", b"crane\n"))
+    rows = [{"input": f"{n} ?", "target": str(n)} for n in range(4)]
+    chosen, _ = load_bigbench({"train": rows[:2], "test": rows[2:]}, split="all")
+    assert len(chosen) == 4
+    with pytest.raises(DatasetError, match="streams its rows"):
+        load_bigbench(iter(rows), split="all")

@@ -67,7 +67,7 @@ class Comments(Task):
     ## Arguments
     `split="train"`: or "validation", "test". `size=None`: number of comments, default 2048 for
     training and 256 for the others. `data_seed=0`: of the grammar's draws. `dataset=None`:
-    recorded comments as JSON, JSON lines, a Hub name or a list of mappings, with fields `parent`,
+    recorded comments as JSON, CSV, parquet, a Hub name or a list of mappings, with fields `parent`,
     `reply` (or `body`) and, optionally, `score` (or `upvotes`); or a Reddit dump with `id`,
     `parent_id`, `body`, `score`. `tokenizer=None`: any transformers tokenizer, or its name; by
     default the grammar's words, or "reviews" with a `dataset`, which cannot write every word.

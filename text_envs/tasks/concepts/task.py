@@ -71,7 +71,7 @@ class ConceptsToSentence(Task):
     `split="train"`: or "validation", "test". `size=None`: number of scenes, default 2048 for
     training and 256 for the others. `data_seed=0`: of the grammar's draws. `weights=None`:
     weights of the components, `{"coverage": 1.0, "ciderd": 1.0}` by default; those not named are
-    left out. `dataset=None`: CommonGen or data like it, as JSON, JSON lines, a Hub name or a list
+    left out. `dataset=None`: CommonGen or data like it, as JSON, CSV, parquet, a Hub name or a list
     of mappings, with fields `concept_set_idx`, `concepts`, `target`, or `concept_set`
     ("dog#catch#frisbee") and `scene`. `training_dataset=None`: where the n-gram weights come from
     when `dataset` is evaluation data; by default the split "train" of `dataset`. `tokenizer=None`:

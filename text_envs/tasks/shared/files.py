@@ -15,7 +15,7 @@ from typing import Any
 
 from text_envs.episodes.errors import DatasetError
 
-__all__ = ["ACCEPTED", "Row", "is_file_name", "read_file", "read_lines"]
+__all__ = ["ACCEPTED", "Row", "is_file_name", "is_text_name", "read_file", "read_lines"]
 
 ACCEPTED = (
     ".txt (a prompt a line), .csv or .tsv (a row of names, then rows), .jsonl or .ndjson (an "
@@ -68,6 +68,11 @@ def _ending(path: Path) -> str:
 def is_file_name(path: Path) -> bool:
     """Return whether a path means a file: it has an ending of one, or there is one."""
     return _ending(path) in _ENDINGS or path.is_file()
+
+
+def is_text_name(path: Path) -> bool:
+    """Return whether a path means a file of plain lines."""
+    return _ending(path) == ".txt" or (_ending(path) == "" and path.is_file())
 
 
 def read_file(path: Path) -> list[Row]:

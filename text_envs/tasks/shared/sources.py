@@ -10,7 +10,7 @@ from typing import Any
 from text_envs.episodes.errors import DatasetError, suggest
 from text_envs.tasks.shared.files import ACCEPTED, Row, is_file_name, read_file
 
-__all__ = ["name_of", "read_hub", "rows_of"]
+__all__ = ["listed", "name_of", "read_hub", "rows_of"]
 
 
 def name_of(dataset: Any) -> str:
@@ -39,7 +39,7 @@ def rows_of(dataset: Any, split: str) -> list[Row]:
         dataset = read_hub(os.fspath(dataset), split)
     elif isinstance(dataset, Mapping):
         dataset = _choose(dataset, split, name)
-    return [Row(value, name, item) for item, value in enumerate(_listed(dataset), start=1)]
+    return [Row(value, name, item) for item, value in enumerate(listed(dataset), start=1)]
 
 
 def _choose(splits: Mapping[Any, Any], split: str, name: str) -> Any:
@@ -53,8 +53,12 @@ def _choose(splits: Mapping[Any, Any], split: str, name: str) -> Any:
     )
 
 
-def _listed(dataset: Any) -> Sequence[Any]:
-    """Return the rows of an object in memory."""
+def listed(dataset: Any) -> Sequence[Any]:
+    """Return the rows of an object in memory.
+
+    Raises:
+        DatasetError: it streams its rows, or has none.
+    """
     if hasattr(dataset, "columns") and hasattr(dataset, "to_dict") and hasattr(dataset, "iloc"):
         return list(dataset.to_dict("records"))  # pandas
     for method in ("to_dicts", "to_pylist", "tolist"):  # polars, pyarrow, arrays and columns

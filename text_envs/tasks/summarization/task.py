@@ -74,7 +74,7 @@ class Summarization(Task):
     `split="train"`: or "validation", "test". `size=None`: number of posts, default 2048 for
     training and 256 for the others. `data_seed=0`: of the grammar's draws. `weights=None`:
     weights of the components, `{"preference": 1.0}` by default; those not named are left out.
-    `dataset=None`: posts as JSON, JSON lines, a Hub name or a list of mappings, with fields
+    `dataset=None`: posts as JSON, CSV, parquet, a Hub name or a list of mappings, with fields
     `prompt` and `completion`, `post` and `summary`, or `content` and `summary`. `tokenizer=None`:
     any transformers tokenizer, or its name; by default the grammar's words, or "reviews" with a
     `dataset`, which cannot write every word. `prompt_length=64`, `max_tokens=24`: columns.
