@@ -39,9 +39,9 @@ class TokenEnv(Face, gym.Env[NDArray[np.int64], np.int64]):
     token. `terminated` covers the end of the text and the length limit alike, because the limit
     belongs to the task; `truncated` is left to outer limits such as `TimeLimit`.
 
-    Every `info`, that of a reset too, has the same keys: `example_index`; `reward_terms`, the ledger
-    whose values sum to the reward; and, empty until the end, `finish_reason`, `text` and `roles`,
-    who wrote each column. See `envs.infos`.
+    Every `info`, that of a reset too, has the same keys: `example_index`; `reward_terms`, the
+    ledger whose values sum to the reward; and, empty until the end, `finish_reason`, `text` and
+    `roles`, who wrote each column. See `envs.infos`.
     """
 
     metadata: dict[str, Any] = {
@@ -187,5 +187,5 @@ class TokenEnv(Face, gym.Env[NDArray[np.int64], np.int64]):
         picture = render.ansi(self.engine, row=0)
         if self.render_mode == "ansi":
             return picture
-        print(picture, flush=True)
+        render.show(picture)
         return None

@@ -319,7 +319,7 @@ class TokenVectorEnv(Face, gym.vector.VectorEnv[Array, Array, Array]):
         pictures = tuple(render.ansi(self.engine, row) for row in range(self.num_envs))
         if self.render_mode == "ansi":
             return pictures
-        print("\n".join(pictures), flush=True)
+        render.show("\n".join(pictures))
         return None
 
 

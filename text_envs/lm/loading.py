@@ -22,14 +22,12 @@ from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
-    AutoTokenizer,
     PreTrainedModel,
 )
 from transformers.activations import GELUTanh, NewGELUActivation
 from transformers.utils import logging as hf_logging
 
 from text_envs.lm.hub import find_model
-from text_envs.tokens.hf import HFTokenizer
 from text_envs.tokens.loading import load_tokenizer
 from text_envs.tokens.protocol import Tokenizer
 from text_envs.tokens.vocabulary import model_folder
@@ -156,23 +154,12 @@ def _tokenizer_of(source: str) -> Tokenizer | None:
     if Path(source).is_dir() and not any(list(Path(source).glob(f)) for f in _TOKENIZER_FILES):
         return None  # transformers would make up an empty one
     try:
-        return load_tokenizer(source)
+        return load_tokenizer(source, add_padding=True)
     except ImportError:
         raise
-    except Exception:
-        logger.debug("%s: no tokenizer that is complete as it stands", source, exc_info=True)
-    try:
-        hf = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:
-        logger.warning("%s comes without a tokenizer that can be read: %s", source, error)
+        logger.warning("%s comes without a tokenizer that can be used: %s", source, error)
         return None
-    if hf.eos_token_id is None:
-        logger.warning("%s: its tokenizer has no end token, so no text could end", source)
-        return None
-    if hf.pad_token_id is None or hf.pad_token_id == hf.eos_token_id:
-        hf.add_special_tokens({"pad_token": "<|pad|>"})
-        logger.info("%s: padding token added as id %d", source, hf.pad_token_id)
-    return HFTokenizer(hf)
 
 
 def _fit_embeddings(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
