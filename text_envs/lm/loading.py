@@ -27,7 +27,7 @@ from transformers import (
 from transformers.activations import GELUTanh, NewGELUActivation
 from transformers.utils import logging as hf_logging
 
-from text_envs.lm.hub import find_model
+from text_envs.tokens.hub import find_model
 from text_envs.tokens.loading import load_tokenizer
 from text_envs.tokens.protocol import Tokenizer
 from text_envs.tokens.vocabulary import model_folder

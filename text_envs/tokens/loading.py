@@ -11,6 +11,7 @@ from typing import Any
 from text_envs.tokens.assets import ASSETS
 from text_envs.tokens.builtin import WordTokenizer
 from text_envs.tokens.hf import HFTokenizer
+from text_envs.tokens.hub import find_name
 from text_envs.tokens.padding import with_padding
 from text_envs.tokens.protocol import Tokenizer
 from text_envs.tokens.vocabulary import model_folder
@@ -64,7 +65,9 @@ def load_tokenizer(spec: object, *, add_padding: bool = False) -> Tokenizer:
             "pip install 'text_envs[agents]'"
         ) from error
     try:
-        found = AutoTokenizer.from_pretrained(os.fspath(spec), trust_remote_code=False)
+        name = os.fspath(spec)
+        place = name if Path(name).exists() else find_name(name, "tokenizer_config.json")
+        found = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError) as error:  # which of the two depends on how the name fails
         raise ValueError(
             f"no tokenizer {str(spec)!r}: it is neither 'reviews', nor a folder with a tokenizer, "
