@@ -19,7 +19,7 @@ from text_envs.core.state import capture, restore
 from text_envs.envs.configure import build
 from text_envs.envs.face import Face, unchanged_if_refused
 from text_envs.envs.infos import outcome_infos, put, start_infos
-from text_envs.envs.single import single_spaces
+from text_envs.envs.spaces import single_spaces
 from text_envs.episodes.errors import suggest
 
 try:
