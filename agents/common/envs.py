@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import gymnasium as gym
 import numpy as np
-from transformers import PreTrainedModel
 
 from text_envs.datasets import EpisodeDataset
 from text_envs.lm.scratch import make_lm
 from text_envs.tokens.loading import load_tokenizer
 from text_envs.tokens.protocol import Tokenizer
 from text_envs.tokens.vocabulary import check_vocabulary, saved_vocabulary, tokenizer_facts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["as_vec_env", "attribute", "policy_kwargs_for", "recorded_env", "tokenizer_of"]
 

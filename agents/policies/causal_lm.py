@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from agents.checkpoints.policies import load_policy, save_policy
 from text_envs.lm.action_lm import ActionLM
@@ -28,6 +27,9 @@ from text_envs.lm.checks import check_shown
 from text_envs.lm.likelihood import sample, token_log_probs
 from text_envs.lm.loading import load_lm
 from text_envs.tokens.protocol import Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["CausalLMPolicy", "append_tokens", "highest_shown"]
 

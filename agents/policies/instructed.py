@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -24,13 +24,15 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from agents.policies.causal_lm import CausalLMPolicy, append_tokens
 from agents.policies.seq2seq import Seq2SeqLM, Seq2SeqPolicy
 from text_envs.lm.action_lm import ActionLM
 from text_envs.tokens.hf import HFTokenizer
 from text_envs.tokens.protocol import Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = [
     "WORDINGS",

@@ -12,7 +12,7 @@ import copy
 import os
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -20,12 +20,14 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from agents.policies.causal_lm import CausalLMPolicy, append_tokens
 from text_envs.lm.action_lm import ActionLM
 from text_envs.lm.checks import check_rows
 from text_envs.lm.loading import load_lm
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["ReturnConditionedLM", "ReturnConditionedPolicy", "return_levels"]
 

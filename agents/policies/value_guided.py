@@ -14,7 +14,7 @@ import copy
 import os
 from collections.abc import Callable
 from functools import cache
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from agents.common.checks import require, require_whole
 from agents.losses.offline import guided_logits, keep_top
@@ -35,6 +34,9 @@ from text_envs.lm.action_lm import ActionLM
 from text_envs.lm.checks import check_shown
 from text_envs.lm.likelihood import entropy, sample, token_log_probs
 from text_envs.lm.loading import load_lm
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["VARIANTS", "ValueGuidedPolicy"]
 
@@ -139,7 +141,7 @@ class ValueGuidedPolicy(CausalLMPolicy):
             raise ValueError(f"unknown variant {variant!r}.{suggest(str(variant), VARIANTS)}")
         if candidates is not None:
             require_whole("candidates", candidates)
-        if isinstance(given := kwargs.get("model"), PreTrainedModel) and not train_policy:
+        if isinstance(given := kwargs.get("model"), nn.Module) and not train_policy:
             kwargs["model"] = copy.deepcopy(given)  # frozen here, and not where it comes from
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
         self.value_net = cast(Any, nn.Identity())  # the parent's head; V is the critic's

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from agents.checkpoints.algorithms import resume
 from agents.common.checks import require, require_weight, require_whole
@@ -40,6 +39,9 @@ from agents.training.progress import TokenProgressBar
 from text_envs.lm.action_lm import ActionLM
 from text_envs.lm.loading import BUNDLED, freeze
 from text_envs.policies.sources import check_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["EpisodicAlgorithm", "TokenProgressBar"]
 

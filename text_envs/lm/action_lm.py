@@ -10,18 +10,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from numbers import Real
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from text_envs.lm.cache import CachedDecoder
 from text_envs.lm.checks import check_rows
 from text_envs.lm.encoding import encode
 from text_envs.lm.likelihood import entropy, linear_log_probs, token_log_probs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["ActionLM"]
 
