@@ -23,14 +23,17 @@ from agents import PPO
 from agents.checkpoints.archive import open_checkpoint
 
 torch.set_num_threads(1)
-path, until, rng = Path(sys.argv[1]), time.time() + float(sys.argv[2]), random.Random(0)
+path, rng = Path(sys.argv[1]), random.Random(0)
 agent = PPO("CausalLMPolicy", "text_envs/Toy-v0", n_episodes=8, device="cpu", seed=0,
             policy_kwargs={"model": {"layers": 1, "width": 8}})
 agent.num_timesteps = 0
+agent.save(path)
+PPO.load(path, device="cpu")  # what the first call imports is not what is measured
 start = time.time()
 agent.save(path)
 duration = time.time() - start
 trials = between = 0
+until = time.time() + float(sys.argv[2])
 while time.time() < until and trials < 60:
     trials += 1
     ours, theirs = os.pipe()
@@ -66,7 +69,7 @@ print(trials, between)
 @pytest.mark.skipif(os.name == "nt", reason="needs fork")
 @pytest.mark.parametrize("name", ["run", "run.zip"])
 def test_killed_at_random_moments(tmp_path: Path, name: str) -> None:
-    command = [sys.executable, "-c", TRIALS, str(tmp_path / name), "15"]
+    command = [sys.executable, "-c", TRIALS, str(tmp_path / name), "8"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr[-3000:]
     assert int(done.stdout.split()[0]) >= 10
@@ -106,7 +109,8 @@ def test_several_killed_saves_in_a_row_are_ordered(
     agent.save(path)
     for number in range(1, 12):
         agent.num_timesteps = number
-        killed_save(agent, path, 3, monkeypatch)  # the config's, the old one's, the new one's
+        # The config's rename, that of the old one if it is there, that of the new one.
+        killed_save(agent, path, 3 if path.exists() else 2, monkeypatch)
         assert PPO.load(path, device="cpu").num_timesteps == number
     assert len(list(tmp_path.iterdir())) >= 11
     agent.num_timesteps = 50
