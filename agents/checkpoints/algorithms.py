@@ -11,12 +11,12 @@ from stable_baselines3.common.utils import check_for_correct_spaces
 
 from agents.checkpoints.arguments import decode_all, encode
 from agents.checkpoints.errors import CheckpointError, reading, whole
+from agents.checkpoints.exports import write_lm
 from agents.checkpoints.policies import (
     policy_arguments,
     read_content,
     read_policy,
     spaces_of,
-    write_lm,
     write_policy,
 )
 from agents.checkpoints.state import COUNTERS, check_state, resume, state_of
@@ -122,7 +122,18 @@ def load_algorithm(
         if overrides.get("seed") is not None:  # asked to go on with other random numbers
             state.pop("rng", None)
         algorithm.pending = state
+        _use_overrides(algorithm, overrides)
+    algorithm.finish()
     return algorithm
+
+
+def _use_overrides(algorithm: Any, overrides: dict[str, Any]) -> None:
+    """Give the optimiser what was asked for anew, and its saved state has as it was."""
+    asked = dict((overrides.get("policy_kwargs") or {}).get("optimizer_kwargs") or {})
+    if "weight_decay" in overrides:
+        asked["weight_decay"] = overrides["weight_decay"]
+    for group in algorithm.policy.optimizer.param_groups:
+        group.update({name: value for name, value in asked.items() if name in group})
 
 
 def _made(

@@ -17,9 +17,10 @@ from torch import nn
 
 from agents.checkpoints.arguments import decode_all, describe_space, encode, make_space
 from agents.checkpoints.errors import CheckpointError, finite, read_json, read_tensors, reading
+from agents.checkpoints.exports import write_actor, write_lm
 from agents.checkpoints.storage import open_checkpoint, writing_checkpoint
 from agents.common.arguments import refuse_unknown
-from text_envs.lm.loading import quietly
+from agents.common.checks import check_device
 
 __all__ = [
     "load_policy",
@@ -28,7 +29,6 @@ __all__ = [
     "read_policy",
     "save_policy",
     "spaces_of",
-    "write_lm",
     "write_policy",
 ]
 
@@ -51,6 +51,7 @@ def save_policy(policy: Any, path: str | os.PathLike[str]) -> None:
 def load_policy(cls: Any, path: str | os.PathLike[str], device: Any, **overrides: Any) -> Any:
     """Return a policy saved by `save_policy`, or the policy of a saved algorithm."""
     refuse_unknown(cls, overrides)
+    check_device(device)
     with open_checkpoint(path) as (tree, config):
         folder, content = read_content(path, tree)
         with reading(f"{path}: {POLICY}"):
@@ -106,10 +107,8 @@ def _check_size(file: Path) -> None:
 def write_policy(policy: Any, folder: Path) -> None:
     """Write models, heads and arguments of a policy into a folder."""
     folder.mkdir(exist_ok=True)
-    models = {"model": policy.actor.lm, **policy.further_models}
-    arguments = {k: v for k, v in policy.arguments.items() if k not in models}
-    if "temperature" in arguments:  # which may have been changed since
-        arguments["temperature"] = policy.actor.temperature
+    models = {"model", *policy.further_models}
+    arguments = {k: v for k, v in policy.present_arguments().items() if k not in models}
     content = {
         "observation_space": describe_space(policy.observation_space),
         "action_space": describe_space(policy.action_space),
@@ -117,14 +116,9 @@ def write_policy(policy: Any, folder: Path) -> None:
         "vocabulary": policy.vocabulary,
     }
     (folder / POLICY).write_text(json.dumps(content, indent=1), encoding="utf-8")
-    for name, lm in models.items():
+    write_actor(policy, folder / _FOLDERS["model"])
+    for name, lm in policy.further_models.items():
         write_lm(lm, folder / _FOLDERS[name])
-    if policy.tokenizer is not None:
-        hf = getattr(policy.tokenizer, "hf", None)
-        if hf is not None:
-            hf.save_pretrained(folder / "lm")
-        else:
-            policy.tokenizer.save(folder / "lm" / "tokenizer.json")
     save_file(_tensors(policy.value_net), folder / "value.safetensors")
     heads = _heads(policy)
     if heads:
@@ -136,13 +130,6 @@ def _heads(policy: Any) -> dict[str, torch.Tensor]:
     known = ("actor.", "value_net.")
     # Cloned, because a file cannot hold two tensors that share their memory.
     return {k: v.clone() for k, v in _tensors(policy).items() if not k.startswith(known)}
-
-
-def write_lm(lm: Any, folder: Path) -> None:
-    """Write a language model as transformers does."""
-    with quietly():
-        # Under the names that the weights have in memory, which some families change on disk.
-        lm.save_pretrained(folder, max_shard_size="1000GB", save_original_format=False)
 
 
 def read_policy(policy: Any, folder: Path, exact_match: bool = True) -> None:

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.seq2seq_cache import Read, SideBySide
 from text_envs.lm.action_lm import ActionLM
+from text_envs.lm.checks import scale_between
 from text_envs.lm.loading import load_lm
 from text_envs.tokens.protocol import Tokenizer
 
@@ -207,7 +208,7 @@ class Seq2SeqLM(ActionLM):
         mask = torch.ones_like(ids)
         read = Read(encoder(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
         plain = cast(nn.Module, self.lm.get_output_embeddings())(self.write(read, start)).float()
-        return self._scale_between(plain, scores)
+        return scale_between(self.lm, plain, scores)
 
 
 class Seq2SeqPolicy(CausalLMPolicy):

@@ -148,6 +148,7 @@ class Plans:
     def __init__(self, candidates: int) -> None:
         self.candidates = candidates
         self.waiting: dict[bytes, list[Plan]] = {}
+        self.made_by: tuple[float, int] | None = None
 
     def forget(self) -> None:
         """Drop all plans; they were made with other weights."""
@@ -162,6 +163,10 @@ class Plans:
             policy: samples and judges.
             tokens: `(n, L)` observations.
         """
+        made_by = (policy.actor.temperature, policy.actor.weights_mark())
+        if made_by != self.made_by:  # what was planned, nobody would plan now
+            self.forget()
+            self.made_by = made_by
         found = [self.waiting.get(row.tobytes(), []) for row in tokens]
         plans = [same.pop(0) if same else None for same in found]
         new = [i for i, plan in enumerate(plans) if plan is None]

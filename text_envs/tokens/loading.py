@@ -8,7 +8,8 @@ import os
 from pathlib import Path
 
 from text_envs.tokens.assets import ASSETS
-from text_envs.tokens.builtin import WordTokenizer
+from text_envs.tokens.builtin import CharTokenizer, WordTokenizer
+from text_envs.tokens.chars import has_char_rules
 from text_envs.tokens.hf import HFTokenizer
 from text_envs.tokens.protocol import Tokenizer
 from text_envs.tokens.vocabulary import model_folder
@@ -49,8 +50,11 @@ def load_tokenizer(spec: object) -> Tokenizer:
         return _bundled("reviews")
     spec = model_folder(spec)
     file = Path(spec) / "tokenizer.json" if Path(spec).is_dir() else Path(spec)
-    if file.is_file() and has_word_rules(json.loads(file.read_text(encoding="utf-8"))):
+    content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if has_word_rules(content):
         return WordTokenizer.from_file(file)
+    if content and has_char_rules(content):
+        return CharTokenizer.from_file(file)
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
@@ -59,7 +63,7 @@ def load_tokenizer(spec: object) -> Tokenizer:
             "pip install 'text_envs[agents]'"
         ) from error
     try:
-        found = AutoTokenizer.from_pretrained(os.fspath(spec))
+        found = AutoTokenizer.from_pretrained(os.fspath(spec), trust_remote_code=False)
     except (OSError, ValueError) as error:  # which of the two depends on how the name fails
         raise ValueError(
             f"no tokenizer {str(spec)!r}: it is neither 'reviews', nor a folder with a tokenizer, "
