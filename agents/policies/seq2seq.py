@@ -169,6 +169,13 @@ class Seq2SeqLM(ActionLM):
         hidden = self._side_by_side.last_hidden(self, tokens, last, names, weights)
         return hidden, last
 
+    def _caches(self) -> list[Any]:
+        return [self._side_by_side]
+
+    def drop_cache(self) -> None:
+        """Give the memory of the cache back."""
+        self.invalidate()
+
     def invalidate(self) -> None:
         """Empty the cache; needed only after changing weights through `.data`."""
         self._side_by_side = SideBySide()

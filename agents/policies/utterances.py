@@ -154,6 +154,11 @@ class Plans:
         """Drop all plans; they were made with other weights."""
         self.waiting.clear()
 
+    @staticmethod
+    def mark(policy: Guided) -> tuple[float, int]:
+        """Return what changes with the temperature and with every in-place update of a weight."""
+        return policy.actor.temperature, policy.actor.weights_mark()
+
     def next_tokens(
         self, policy: Guided, tokens: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -163,7 +168,7 @@ class Plans:
             policy: samples and judges.
             tokens: `(n, L)` observations.
         """
-        made_by = (policy.actor.temperature, policy.actor.weights_mark())
+        made_by = self.mark(policy)
         if made_by != self.made_by:  # what was planned, nobody would plan now
             self.forget()
             self.made_by = made_by

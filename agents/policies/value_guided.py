@@ -165,6 +165,18 @@ class ValueGuidedPolicy(CausalLMPolicy):
 
     plans: Plans | None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has: everything, and plans if these are still valid."""
+        if self.plans is not None and self.plans.made_by != Plans.mark(self):
+            self.plans.forget()
+        return vars(self).copy()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over a copy's state; its weights lie elsewhere, and the plans are theirs."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        if self.plans is not None:
+            self.plans.made_by = Plans.mark(self)
+
     def changed(self, name: str) -> None:
         """Drop the plans, which were made with the old value."""
         if self.variant == "utterance":

@@ -35,20 +35,17 @@ from agents.policies.causal_lm import CausalLMPolicy
 from agents.rollouts.episodes import Collected, collect_episodes, score
 from agents.rollouts.groups import collect_groups
 from agents.rollouts.rollout import Rollout
-from agents.training.algorithm import TextAlgorithm
 from agents.training.checks import check_rows, check_target
 from agents.training.progress import TokenProgressBar
-from text_envs.lm.action_lm import ActionLM
-from text_envs.lm.loading import BUNDLED, freeze
-from text_envs.policies.sources import check_tokens
+from agents.training.referenced import ReferencedAlgorithm
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    pass
 
 __all__ = ["EpisodicAlgorithm", "TokenProgressBar"]
 
 
-class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
+class EpisodicAlgorithm(ReferencedAlgorithm, OnPolicyAlgorithm):
     """Stable-Baselines3's on-policy algorithm with roll-outs of whole episodes.
 
     One iteration plays `n_episodes` episodes to their end, scores them under the reference if
@@ -78,7 +75,6 @@ class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
 
     policy: CausalLMPolicy
     progress_bar = TokenProgressBar
-    needs_reference: ClassVar[bool] = False  # even with kl_coef=0
     takes_goals: ClassVar[bool] = False  # observations with a desired goal beside the tokens
     rollout: Rollout | None
     n_episodes: Any = counting()
@@ -141,8 +137,6 @@ class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
             policy_kwargs = policy_kwargs_for(env, **(policy_kwargs or {}))
         self.n_episodes, self.kl_coef = int(n_episodes), float(kl_coef)
         self.kl_target, self.kl_horizon = kl_target, kl_horizon
-        self._reference: ActionLM | None = None
-        self._bundled: tuple[str, int] | None = None  # the reference's name, and its weights then
         self._reference_source = reference
         self.pending = None
         self.rollout = None
@@ -177,45 +171,7 @@ class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
             )
         super()._setup_model()
         self.remember_words()
-        if self._reference_source is not None:
-            self.reference = self._reference_source
-        elif self.kl_coef > 0 or self.needs_reference:
-            self._reference = freeze(self.policy.actor)
-            self._name_reference(self.policy.arguments.get("model"))
-
-    @property
-    def reference(self) -> ActionLM | None:
-        """The frozen second model, at the policy's temperature and goal; None without one.
-
-        It may be set, to what the argument takes.
-        """
-        if self._reference is not None:  # so that equal weights have no KL, whatever was set
-            self._reference.adopt(self.policy.actor)
-        return self._reference
-
-    @reference.setter
-    def reference(self, source: Any) -> None:
-        if source is None:
-            accepted = "a model: the KL, or the target, is to one"
-            require("reference", source, not (self.kl_coef or self.needs_reference), accepted)
-            self._reference, self._bundled = None, None
-        else:
-            lm = source.lm if isinstance(source, ActionLM) else self._load_reference(source)
-            self._reference = freeze(self.policy.actor.like(lm)).to(self.device)
-            self._name_reference(source)
-        self.changed("reference")
-
-    @property
-    def reference_name(self) -> str | None:
-        """The name of the reference if it is a bundled model, and still as that is."""
-        if self._bundled is None or self._reference is None:
-            return None
-        name, mark = self._bundled
-        return name if mark == self._reference.weights_mark() else None
-
-    def _name_reference(self, source: Any) -> None:
-        named = isinstance(source, str) and source in BUNDLED and self._reference is not None
-        self._bundled = (source, self._reference.weights_mark()) if named else None  # type: ignore
+        self.make_reference()
 
     def changed(self, name: str) -> None:
         """Bring a changed setting to what depends on it; an error puts the old value back."""
@@ -230,14 +186,6 @@ class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
                     f"kl_coef={self.kl_coef} needs a reference, and {type(self).__name__} was made "
                     "without; accepted: agent.reference = a model, before"
                 )
-
-    def _load_reference(self, source: Any) -> PreTrainedModel:
-        """Return the language model of the reference, which must know the same words."""
-        lm, own = self.policy.load_model(source)
-        if self.env is not None and isinstance(source, str | os.PathLike):
-            name, tokenizer = f"reference {os.fspath(source)!r}", self.env.get_attr("tokenizer")[0]
-            check_tokens(name, own, tokenizer, source=source, ends=False)
-        return lm
 
     # -- roll-outs -----------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from text_envs.lm.cache import CachedDecoder
 from text_envs.lm.checks import check_attention, check_rows, scale_between
 from text_envs.lm.encoding import encode
 from text_envs.lm.likelihood import entropy, linear_log_probs, token_log_probs
+from text_envs.lm.probing import probe_decoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -268,6 +269,26 @@ class ActionLM(nn.Module):
         if self._decoder is not None:
             self._decoder.invalidate()
 
+    def _caches(self) -> list[Any]:
+        """Return what remembers states of the present `weights`."""
+        return [] if self._decoder is None else [self._decoder]
+
+    def drop_cache(self) -> None:
+        """Give the memory of the cache back."""
+        self._decoder = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has: everything, its own caches included, if these are still valid."""
+        if any(cache.weights != self._fingerprint() for cache in self._caches()):
+            self.invalidate()
+        return vars(self).copy()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over a copy's state; the weights lie elsewhere, and what is cached is theirs."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        for cache in self._caches():
+            cache.weights = self._fingerprint()
+
     def weights_mark(self) -> int:
         """Return a number that changes with every in-place update of any weight."""
         return sum(p._version + p.data_ptr() for p in self.lm.parameters())
@@ -319,23 +340,10 @@ class ActionLM(nn.Module):
         )
         window = getattr(self.lm.config, "sliding_window", None)
         fault = f"sliding window of {window} columns" if window and window < columns else ""
-        fault = fault or self._probe_decoder(decoder, device)
+        ids = (self.pad_id, self._fill_id, self._other_id)
+        fault = fault or probe_decoder(decoder, self._encode_last, ids, device)
         if fault:
             self._cacheable = False
             name = type(self.lm).__name__
             logger.warning(f"{name} decodes without a cache, so slowly: {fault}")
         return decoder
-
-    def _probe_decoder(self, decoder: CachedDecoder, device: torch.device) -> str:
-        pad, a, b = self.pad_id, self._fill_id, self._other_id
-        rows = np.array([[pad, a, b, a, pad], [a, b, b, pad, pad]], dtype=np.int64)
-        try:
-            for tokens in (np.where(np.arange(5) < 3, rows, pad), rows):
-                hidden, _ = decoder.last_hidden(tokens, np.arange(2), device)
-            plain, _ = self._encode_last(rows, device)
-            error = float((hidden - plain).abs().max())
-            limit = 1e-3 if plain.dtype == torch.float32 else 0.1
-            close = error <= limit * max(1.0, float(plain.abs().max()))
-        except Exception as problem:  # whatever an unknown architecture raises
-            return f"{type(problem).__name__}: {problem}"
-        return "" if close else f"cached and plain states differ by {error:.2g}"

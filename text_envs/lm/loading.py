@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 from torch import nn
 
+from text_envs.lm.action_lm import ActionLM
 from text_envs.tokens.hf import HFTokenizer
 from text_envs.tokens.loading import load_tokenizer
 from text_envs.tokens.protocol import Tokenizer
@@ -100,7 +101,11 @@ def load_lm(
 
 def freeze(module: ModuleT) -> ModuleT:
     """Return a deep copy in evaluation mode whose parameters take no gradient."""
-    return copy.deepcopy(module).eval().requires_grad_(False)
+    frozen = copy.deepcopy(module).eval().requires_grad_(False)
+    for part in frozen.modules():
+        if isinstance(part, ActionLM):  # what a policy was in the midst of, this one is not
+            part.drop_cache()
+    return frozen
 
 
 @contextmanager
