@@ -46,7 +46,7 @@ def make(name: str, recorded: Any) -> Any:
     elif name in ("HIR", "FARL"):
         extra |= {"group_size": 2, "levels": [1.0], "n_epochs": 1}
     elif name in ("AggreVaTeD", "D2LOLS", "LOLS", "PPOPlusPlus"):
-        extra |= {"guide": "script:random", "num_envs": 8}
+        extra |= {"guide": "script:random", "num_envs": 8, "kl_coef": 0.1}
     elif name in ("GRPO", "RLOO"):
         extra |= {"group_size": 2, "kl_coef": 0.1}
     else:
