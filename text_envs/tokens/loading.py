@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from text_envs.tokens.assets import ASSETS
-from text_envs.tokens.builtin import WordTokenizer
+from text_envs.tokens.builtin import CharTokenizer, WordTokenizer
+from text_envs.tokens.chars import has_char_rules
 from text_envs.tokens.hf import HFTokenizer
 from text_envs.tokens.hub import find_name
 from text_envs.tokens.padding import with_padding
@@ -55,8 +56,11 @@ def load_tokenizer(spec: object, *, add_padding: bool = False) -> Tokenizer:
         return _bundled("reviews")
     spec = model_folder(spec)
     file = Path(spec) / "tokenizer.json" if Path(spec).is_dir() else Path(spec)
-    if file.is_file() and has_word_rules(json.loads(file.read_text(encoding="utf-8"))):
+    content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if has_word_rules(content):
         return WordTokenizer.from_file(file)
+    if content and has_char_rules(content):
+        return CharTokenizer.from_file(file)
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
