@@ -47,7 +47,9 @@ def play_batch(env_id: str, mode: str) -> None:
 def main() -> None:
     """Run the contract as a command, then make each id in each way."""
     for name in IDS:
-        subprocess.run([sys.executable, "-m", "text_envs", "check", name], check=True, stdout=sys.stderr)
+        subprocess.run(
+            [sys.executable, "-m", "text_envs", "check", name], check=True, stdout=sys.stderr
+        )
         play(f"text_envs/{name}")
         for mode in ("vector_entry_point", "sync"):
             play_batch(f"text_envs/{name}", mode)

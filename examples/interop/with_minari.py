@@ -2,7 +2,7 @@
 
     python examples/interop/run.py --only minari
 
-`text_envs.datasets.to_minari` writes what was recorded by this suite; here Minari records by itself.
+`text_envs.datasets.to_minari` writes what this suite recorded; here Minari records by itself.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """PPO in one file, after CleanRL: plain torch, no library of algorithms.
 
-    python examples/interop/run.py --only cleanrl-style
+python examples/interop/run.py --only cleanrl-style
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """TorchRL: its checks of specs, a collector, and DQN's values learnt from what it collects.
 
-    python examples/interop/run.py --only torchrl
+python examples/interop/run.py --only torchrl
 """
 
 from __future__ import annotations
@@ -11,8 +11,13 @@ from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, ReplayBuffer, Unbounded
-from torchrl.envs import GymEnv, RewardSum, TransformedEnv, check_env_specs
-from torchrl.envs import default_info_dict_reader
+from torchrl.envs import (
+    GymEnv,
+    RewardSum,
+    TransformedEnv,
+    check_env_specs,
+    default_info_dict_reader,
+)
 from torchrl.modules import EGreedyModule, QValueModule
 from torchrl.objectives import DQNLoss, SoftUpdate
 
