@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +102,19 @@ def test_check_names_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
         (["play", "Toy-v0", "--kwargs", "[1]"], "--kwargs must be a JSON object"),
         (["show", "Toy-v0", "--kwargs", '{"max_token": 3}'], "Did you mean 'max_tokens'"),
         (["check", "Maze-v0", "--kwargs", '{"layout": "t"}'], "unknown layout 't'"),
+        (["play", "Toy-v0", "--seed", "-1"], "--seed must be an integer of at least 0, got -1"),
+        (["show", ":Toy-v0"], "cannot import module '' of ':Toy-v0' (ValueError"),
+        (["show", ".a:Toy-v0"], "cannot import module '.a'"),
+        (["show", ""], "unknown id ''"),
+        (["show", "text_env/Maze"], "Did you mean 'Maze-v0'?"),
+        (["check", "Mazev0"], "Did you mean 'Maze-v0'?"),
+        (["play", "CartPole-v1"], "is no environment of single tokens"),
+        (["play", "\x1b[2J\u202e"], "unknown id '\\x1b[2J\\u202e'"),
+        (["show", "Toy-v0", "--kwargs", '{"reward": "nothing_here"}'], "unknown reward"),
+        (
+            ["show", "Generation-v0", "--kwargs", '{"dataset": "none.csv"}'],
+            "text_envs/Generation-v0 cannot be made: none.csv: cannot read the file",
+        ),
     ],
 )
 def test_usage_errors(
@@ -146,3 +161,75 @@ def test_no_input_and_no_reader() -> None:
     shell = f"{sys.executable} -m text_envs show Toy-v0 | true"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, timeout=60, check=False)
     assert b"Traceback" not in done.stderr and b"BrokenPipe" not in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+@pytest.mark.parametrize("arguments", [("list",), ("show", "Wordle-v0"), ("show", "Toy-v0")])
+def test_outputs_that_lack_a_character(encoding: str, arguments: tuple[str, ...]) -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding=encoding)
+    assert main(list(arguments), io.StringIO(), stream) == 0 and stream.errors == "strict"
+    assert len(raw.getvalue().decode(encoding)) > 200
+
+
+def test_the_program_in_a_plain_locale() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    kwargs = json.dumps({"dataset": ["\u4f60 \u202e\x1b[2J film"], "max_unknown": 1})
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "text_envs", "play", "Generation-v0",
+         "--kwargs", kwargs],
+        input=b"film\n\n", capture_output=True, timeout=60, check=False, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0 and not done.stderr and b"\x1b" not in done.stdout
+    assert b"The end (stop): 'film'" in done.stdout
+
+
+def test_streams_that_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = io.StringIO()
+    closed.close()
+    out = io.StringIO()
+    assert main(["play", "Toy-v0"], closed, out) == 0 and "has ended" in out.getvalue()
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["play", "Toy-v0"]) == 0 and main(["list"]) == 0
+
+
+def test_an_input_that_cannot_be_read() -> None:
+    shell = f"{sys.executable} -m text_envs play Toy-v0 0>/dev/null"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0 and b"has ended" in done.stdout and not done.stderr
+    shell = f"{sys.executable} -m text_envs list >&-"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr
+
+
+def test_foreign_code_that_fails_is_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "half_written.py").write_text("def f(:\n", encoding="utf-8")
+    (tmp_path / "their_task.py").write_text(
+        "import text_envs\n"
+        "from text_envs.tokenizers import WordTokenizer\n"
+        "class Broken(text_envs.Task):\n"
+        "    def __init__(self, when='made'):\n"
+        "        if when == 'made':\n"
+        "            raise KeyError('lost')\n"
+        "        super().__init__([text_envs.Example('a')], tokenizer=WordTokenizer(['a']),\n"
+        "                         prompt_length=2, max_tokens=2)\n"
+        "    def prompts(self, indices):\n"
+        "        raise OSError('gone')\n"
+        "text_envs.register('theirs/Broken-v0', 'their_task:Broken')\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for arguments, message in (
+        (["show", "half_written:a/B-v0"], "(SyntaxError"),
+        (["show", "their_task:theirs/Broken-v0"], "cannot be made: KeyError: 'lost'"),
+        (
+            ["play", "theirs/Broken-v0", "--kwargs", '{"when": "later", "reward": "constant"}'],
+            "failed while it was played (OSError: gone)",
+        ),
+    ):
+        assert run(*arguments)[0] == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1 and "Traceback" not in error

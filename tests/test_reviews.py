@@ -79,10 +79,12 @@ def test_the_card_says_what_was_measured() -> None:
 def test_a_text_file_with_unknown_words(tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("the film zyzzyvas\na story\n", encoding="utf-8")
-    env = gym.make(ENV_ID, dataset=str(file))
+    with pytest.warns(UserWarning, match="lacks 1 of the 5 words of the prompts.*'zyzzyvas'"):
+        env = gym.make(ENV_ID, dataset=str(file))
     observation, _ = env.reset(options={"index": 0})
     assert observation[7] == env.unwrapped.tokenizer.unk_id
-    assert gym.make(env.spec).unwrapped.task.example(1).prompt == "a story"
+    with pytest.warns(UserWarning, match="an agent cannot read them"):
+        assert gym.make(env.spec).unwrapped.task.example(1).prompt == "a story"
 
 
 def test_openings_of_whole_reviews(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from text_envs.episodes.errors import suggest
+from text_envs.episodes.errors import unexpected
 
 __all__ = ["complete", "parameters_of", "refuse_unknown"]
 
@@ -44,10 +44,7 @@ def refuse_unknown(cls: type, names: Iterable[str]) -> None:
     for name in names:
         if name not in known:
             accepted = [other for other in known if not other.startswith("_")]
-            raise TypeError(
-                f"{cls.__name__}.__init__() got an unexpected keyword argument {name!r}."
-                f"{suggest(name, accepted)}"
-            )
+            raise unexpected(f"{cls.__name__}.__init__", name, accepted)
 
 
 def complete(cls: type) -> None:

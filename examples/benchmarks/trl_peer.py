@@ -77,13 +77,15 @@ def _trainer(args: argparse.Namespace, goal: Goal, folder: str, max_steps: int) 
         logging_strategy="no",
         disable_tqdm=True,
     )
-    model = AutoModelForCausalLM.from_pretrained(ASSETS, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        ASSETS, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )
     return trainer_class(
         model=model,
         args=config,
         reward_funcs=_reward(goal),
         train_dataset=Dataset.from_list([{"prompt": x.prompt} for x in task.examples]),
-        processing_class=AutoTokenizer.from_pretrained(ASSETS),
+        processing_class=AutoTokenizer.from_pretrained(ASSETS, trust_remote_code=False),
     )
 
 

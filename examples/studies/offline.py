@@ -180,7 +180,9 @@ def learn(agent: Any, updates: int, points: int = 1) -> list[dict[str, float]]:
 
 def load(model: str) -> PreTrainedModel:
     """Return a copy of a cloned model."""
-    lm: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model)
+    lm: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        model, use_safetensors=True, trust_remote_code=False
+    )
     return lm
 
 

@@ -152,7 +152,7 @@ def test_by_name_in_an_environment_whose_spec_is_plain_json(
             server.bodies[0]["max_completion_tokens"] == 9 and "temperature" not in server.bodies[0]
         )
         judge = env.unwrapped.reward_model
-        assert copy.deepcopy(judge) is judge
+        assert copy.deepcopy(judge).client is not judge.client
         shown = repr(judge) + repr(vars(judge)) + repr(pickle.dumps(judge))
         assert "sk-secret" not in shown
         check_reward_model(judge, episodes=3)

@@ -140,10 +140,11 @@ def test_a_step_that_failed_can_be_repeated() -> None:
         assert (reward, terminated, info["text"]) == (1.0, True, "a")
 
 
-def test_survives_pickle_and_is_not_copied() -> None:
+def test_copies_and_pickles_have_connections_of_their_own() -> None:
     with Server(words) as server:
         model = resolve("remote", url=server.url)
-        assert copy.deepcopy(model) is model
+        assert copy.deepcopy(model).client is not model.client
+        assert copy.deepcopy(model)(batch(["good film"])).tolist() == [2]
         again = pickle.loads(pickle.dumps(model))
         assert again(batch(["good"])).tolist() == [1]
     with pytest.raises(ValueError, match="batch_size must be .* got 0"):

@@ -150,7 +150,7 @@ def test_rows_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert load_bigbench(str(tmp_path / "saved"), split="all")[0] == examples
     asked: list[Any] = []
 
-    def load_dataset(*args: Any) -> Any:
+    def load_dataset(*args: Any, trust_remote_code: bool) -> Any:
         asked.append(args)
         return datasets.DatasetDict(validation=data, train=data)
 

@@ -27,6 +27,7 @@ from text_envs.cli.play import play
 from text_envs.datasets.reference_scores import normalised_score, reference_scores
 from text_envs.envs.registration import list_ids
 from text_envs.episodes.errors import RewardModelError
+from text_envs.render.visible import visible
 
 __all__ = ["UsageError", "find_id", "main"]
 
@@ -47,20 +48,22 @@ def main(
     Args:
         arguments: the words after the program's name; default those of the process.
         stdin: read by `play`.
-        stdout: written to.
+        stdout: written to; what it cannot encode becomes a question mark.
 
     Returns:
         The exit code: 0, 1 if a check failed, 2 if the command could not be run.
     """
     reader = _standard_input() if stdin is None else stdin
-    writer = sys.stdout if stdout is None else stdout
+    # A process can be started without an output, too.
+    writer = (sys.stdout or io.StringIO()) if stdout is None else stdout
     args = _parser().parse_args(arguments)
     try:
-        code = _run(args, reader, writer)
-        writer.flush()
+        with _tolerant(writer):
+            code = _run(args, reader, writer)
+            writer.flush()
         return code
     except (UsageError, RewardModelError) as error:
-        print(f"text_envs: {error}", file=sys.stderr)
+        print(f"text_envs: {visible(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nStopped.", file=writer)
@@ -70,6 +73,20 @@ def main(
         if stdout is None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+@contextlib.contextmanager
+def _tolerant(writer: TextIO) -> Iterator[None]:
+    """Let a stream write a question mark for each character that it cannot encode."""
+    if not isinstance(writer, io.TextIOWrapper):
+        yield
+        return
+    before = writer.errors
+    writer.reconfigure(errors="replace")
+    try:
+        yield
+    finally:
+        writer.reconfigure(errors=before)
 
 
 def _standard_input() -> TextIO:
@@ -115,11 +132,15 @@ def _run(args: argparse.Namespace, reader: TextIO, writer: TextIO) -> int:
     with _kind_errors(env_id):
         env = gym.make(env_id, disable_env_checker=True, **kwargs)
     if args.command == "show":
-        _show(env_id, env, writer)
+        with _errors_of(f"{env_id} cannot be shown"):
+            _show(env_id, env, writer)
     elif not hasattr(env.unwrapped, "engine"):
         raise UsageError(f"{env_id} is no environment of single tokens and cannot be played here")
     else:
-        total = play(env, reader, writer, seed=args.seed)
+        if args.seed is not None and args.seed < 0:
+            raise UsageError(f"--seed must be an integer of at least 0, got {args.seed}")
+        with _errors_of(f"{env_id} failed while it was played"):
+            total = play(env, reader, writer, seed=args.seed)
         # The scale holds for the default arguments; drawn goals have none.
         plain = not kwargs and not isinstance(env.observation_space, gym.spaces.Dict)
         if total is not None and plain:
@@ -142,8 +163,9 @@ def find_id(name: str) -> str:
     if colon:
         try:
             importlib.import_module(module)
-        except ImportError as error:
-            raise UsageError(f"cannot import module {module!r} of {name!r}: {error}") from error
+        except Exception as error:  # whatever a module does when it is imported
+            reason = f"{type(error).__name__}: {error}"
+            raise UsageError(f"cannot import module {module!r} of {name!r} ({reason})") from error
     for candidate in (rest, _NAMESPACE + rest):
         if candidate in gym.registry:
             return candidate
@@ -153,6 +175,8 @@ def find_id(name: str) -> str:
     without_version = {short.rpartition("-v")[0]: id for short, id in plain.items()}
     choices = {**without_version, **plain}
     close = difflib.get_close_matches(wanted, choices, n=1, cutoff=0.5)
+    if not close:  # the namespace may be what is mistyped
+        close = difflib.get_close_matches(wanted.rpartition("/")[2], choices, n=1, cutoff=0.5)
     hint = f" Did you mean {choices[close[0]].removeprefix(_NAMESPACE)!r}?" if close else ""
     raise UsageError(f"unknown id {name!r}.{hint} `python -m text_envs list` shows all.")
 
@@ -172,10 +196,23 @@ def _kind_errors(env_id: str) -> Iterator[None]:
     """Say in one line why an environment cannot be made."""
     try:
         yield
-    except (ValueError, TypeError, ImportError, gym.error.Error) as error:
+    except Exception as error:  # of the environment's own code, or of what its arguments name
         # Gymnasium appends the arguments, which the person has just typed.
         reason = str(error).partition(" was raised from the environment creator")[0]
-        raise UsageError(f"{env_id} cannot be made: {reason}") from error
+        told = isinstance(error, ValueError | TypeError | ImportError | gym.error.Error)
+        kind = "" if told and reason else f"{type(error).__name__}: "
+        raise UsageError(f"{env_id} cannot be made: {kind}{reason}") from error
+
+
+@contextlib.contextmanager
+def _errors_of(what: str) -> Iterator[None]:
+    """Say in one line what somebody else's code has raised."""
+    try:
+        yield
+    except (UsageError, RewardModelError, BrokenPipeError):
+        raise
+    except Exception as error:
+        raise UsageError(f"{what} ({type(error).__name__}: {error})") from error
 
 
 def _task_class(env_id: str) -> Any:
@@ -188,7 +225,10 @@ def _task_class(env_id: str) -> Any:
 
 
 def _summary(env_id: str) -> str:
-    return (inspect.getdoc(_task_class(env_id)) or "").partition("\n")[0]
+    try:
+        return (inspect.getdoc(_task_class(env_id)) or "").partition("\n")[0]
+    except Exception as error:  # somebody else's module, which may be broken
+        return f"(cannot be imported: {type(error).__name__}: {error})".partition("\n")[0]
 
 
 def _show(env_id: str, env: gym.Env[Any, Any], writer: TextIO) -> None:
@@ -226,7 +266,7 @@ def _check(env_id: str, kwargs: dict[str, Any], writer: TextIO) -> int:
         failed += fault is not None
         print(f"{'ok    ' if fault is None else 'FAILED'} {label}", file=writer, flush=True)
         if fault is not None:
-            print(f"       {fault}", file=writer)
+            print(f"       {visible(fault)}", file=writer)
     print(f"{env_id}: {failed or 'no'} check{'' if failed == 1 else 's'} failed", file=writer)
     return 1 if failed else 0
 

@@ -7,10 +7,13 @@ from typing import Any, TextIO, cast
 
 import gymnasium as gym
 import numpy as np
+from numpy.typing import NDArray
 
 from text_envs.episodes.types import Role
+from text_envs.render.visible import visible
 from text_envs.tokens.builtin import WordTokenizer
 from text_envs.tokens.protocol import Tokenizer
+from text_envs.tokens.spelling import Speller
 
 __all__ = ["play"]
 
@@ -47,10 +50,11 @@ class _Game:
         self.engine = self.env.engine
         self.tokenizer: Tokenizer = self.engine.tokenizer
         self.reader, self.writer = reader, writer
+        self.speller = Speller(self.tokenizer)
         self.total = 0.0
 
     def say(self, text: str = "") -> None:
-        print(text, file=self.writer)
+        print(visible(text), file=self.writer)
 
     def run(self, seed: int | None) -> float | None:
         observation, _ = self.env.reset(seed=seed)
@@ -61,7 +65,7 @@ class _Game:
 
             self.say(f"\nGoal: a {Goal(int(observation['desired_goal'])).name.lower()} text.")
         prompt = self.engine.tokens[0, : self.engine.prompt_length]
-        self.say(f"\n{self.tokenizer.decode(prompt.tolist())}")
+        self.say(f"\n{self._spell(prompt)}")
         while True:
             tokens = self._listen(turns)
             if tokens is None:
@@ -77,7 +81,10 @@ class _Game:
         while True:
             left = self.engine.num_columns - int(self.engine.position[0])
             print("> " if turns else f"{left} left> ", end="", file=self.writer, flush=True)
-            line = self.reader.readline()
+            try:
+                line = self.reader.readline()
+            except (OSError, ValueError):  # closed, or never open for reading
+                line = ""
             if not line:
                 self.say("\nThe input has ended.")
                 return None
@@ -151,4 +158,7 @@ class _Game:
         stop = int(self.engine.position[0])
         columns = np.arange(start, stop)
         replies = columns[self.engine.roles(np.array([0]))[0][columns] == Role.REPLY]
-        self.say(self.tokenizer.decode(self.engine.tokens[0, replies].tolist()))
+        self.say(self._spell(self.engine.tokens[0, replies]))
+
+    def _spell(self, tokens: NDArray[np.int64]) -> str:
+        return self.speller.text(tokens[tokens != self.tokenizer.pad_id].tolist())

@@ -7,11 +7,14 @@ many starts they have had: their k-th episodes start alike, however early each o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["StartDraws"]
+from text_envs.core.copying import OwnsArrays
+
+__all__ = ["Generators", "StartDraws"]
 
 # Examples are drawn in blocks: one call of a generator costs as much as a whole array step.
 _BLOCK = 32
@@ -20,7 +23,41 @@ _NO_GROUP = -1
 Rows = NDArray[np.int64]
 
 
-class StartDraws:
+class Generators(Sequence[np.random.Generator]):
+    """The generators of some rows, which remember how those stood that were asked for.
+
+    What a task or a reward model draws in a step that then fails is taken back with the step;
+    looking at a generator's state costs as much as a whole turn of a quick task, so only who draws
+    pays for it.
+    """
+
+    def __init__(self, rngs: Sequence[np.random.Generator], rows: Sequence[int]) -> None:
+        self._rngs, self._rows = rngs, rows
+        self._before: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> np.random.Generator: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[np.random.Generator]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        row = self._rows[index]
+        rng = self._rngs[row]
+        if row not in self._before:
+            self._before[row] = rng.bit_generator.state
+        return rng
+
+    def take_back(self) -> None:
+        """Put the generators back to how they were before anybody drew."""
+        for row, state in self._before.items():
+            self._rngs[row].bit_generator.state = state
+
+
+class StartDraws(OwnsArrays):
     """The draws of N rows.
 
     Attributes:

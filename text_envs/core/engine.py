@@ -7,33 +7,35 @@ with a finished row (reset it now, at the next step, or not at all) is decided b
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from text_envs.core.copying import fork_of
+from text_envs.core.ledger import SHAPING
 from text_envs.core.outcome import Outcome
 from text_envs.core.plugins import Shaping, Starts
 from text_envs.core.record import Record
-from text_envs.core.reward import RewardModel, score_with_details
-from text_envs.core.rows import Rows, TokenRows
+from text_envs.core.reward import RewardModel
+from text_envs.core.rows import Rows
+from text_envs.core.settling import SettledRows
 from text_envs.core.task import Task
-from text_envs.episodes.types import Replies, Role
+from text_envs.episodes.types import Role
 
 __all__ = ["Outcome", "TokenEngine"]
 
 _ACTION = int(Role.ACTION)
+_PLUGINS = ("_reward_model", "shaping", "starts")
 
 
-class TokenEngine(TokenRows):
+class TokenEngine(SettledRows):
     """Rows of one task that can be stepped.
 
     Attributes:
-        reward_model: scores finished episodes; None where replies carry the whole reward.
-        shaping: pays for single tokens, or None.
         starts: writes the first tokens of an episode, or None.
-        max_episode_steps: an outer limit of actions, or None.
         record: rewards and scores by column, for pictures; None where nothing is drawn.
     """
 
@@ -48,16 +50,30 @@ class TokenEngine(TokenRows):
         max_episode_steps: int | None = None,
         rngs: Sequence[np.random.Generator] | None = None,
     ) -> None:
-        super().__init__(task, num_envs, rngs)
-        self.reward_model = reward_model
-        self.shaping, self.starts = shaping, starts
+        super().__init__(
+            task,
+            reward_model,
+            num_envs,
+            shaping=shaping,
+            max_episode_steps=max_episode_steps,
+            rngs=rngs,
+        )
+        self.starts = starts
         for plugin in (shaping, starts):
             if plugin is not None:
                 plugin.bind(task)
         self.record: Record | None = None
-        self.max_episode_steps = max_episode_steps
         self._unguided = np.zeros(num_envs, dtype=bool)
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TokenEngine:
+        """Return an engine whose rows go on as these would, sharing nothing that changes."""
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
+        for name, value in vars(self).items():
+            copied = fork_of(value, memo) if name in _PLUGINS else copy.deepcopy(value, memo)
+            setattr(made, name, copied)
+        return made
 
     # -- starting ------------------------------------------------------------------------------
 
@@ -77,7 +93,7 @@ class TokenEngine(TokenRows):
         self.begin(rows, self.draw_examples(rows))
         try:
             self.roll_in(rows)
-        except Exception as error:  # of the plug-in: half a prefix is no start either
+        except BaseException as error:  # of the plug-in: half a prefix is no start either
             self.begin(rows, self.example_index[rows])
             self._unguided[rows], self._failure = True, error
 
@@ -93,6 +109,15 @@ class TokenEngine(TokenRows):
                 "they stand at their prompts without a prefix, and stepping can go on"
             )
         raise error
+
+    @property
+    def failure(self) -> tuple[BaseException | None, NDArray[np.bool_]]:
+        """What `raise_failure` will raise, and about which rows."""
+        return self._failure, self._unguided.copy()
+
+    @failure.setter
+    def failure(self, kept: tuple[BaseException | None, NDArray[np.bool_]]) -> None:
+        self._failure, self._unguided = kept[0], kept[1].copy()
 
     def forget_failure(self, rows: Rows) -> None:
         """Drop what `raise_failure` would say about `rows`, which are starting anew."""
@@ -174,10 +199,25 @@ class TokenEngine(TokenRows):
         Raises:
             RewardModelError: the reward model failed; the rows are as they were before.
         """
+        shaped = self._shape(actions, self.all_rows if rows is None else rows, score_episodes)
+        before: dict[str, Any] = {"position": self.position.copy(), "running": self.running.copy()}
+        try:
+            return self._advance(actions, rows, shaped, score_episodes, before)
+        except BaseException:  # of the task or the reward model, or Ctrl-C: it can be repeated
+            self._undo(before)
+            raise
+
+    def _advance(
+        self,
+        actions: NDArray[np.int64],
+        rows: Rows | None,
+        shaped: NDArray[np.float64] | None,
+        score_episodes: bool,
+        before: dict[str, Any],
+    ) -> Outcome:
         # A slice costs nothing where an index array would copy.
         at: Any = slice(None) if rows is None else rows
         rows = self.all_rows if rows is None else rows
-        shaped = self._shape(actions, rows) if self.shaping and score_episodes else None
         columns = self.position[rows] if self.record is not None else None
         self._flat[self._offset[at] + self.position[at]] = actions
         self.position[at] += 1
@@ -189,19 +229,18 @@ class TokenEngine(TokenRows):
 
         outcome = Outcome(
             rewards=np.zeros(self.num_envs),
-            terms={},
+            terms={name: np.zeros(self.num_envs) for name in self.term_names},
             terminated=np.zeros(self.num_envs, dtype=bool),
             truncated=np.zeros(self.num_envs, dtype=bool),
             rows=rows[:0],
             episodes=None,
         )
         if stopping.any():
-            self._settle(rows, actions, turn_over, stopping, outcome, score_episodes)
-        if not outcome.terms:
-            outcome.terms["task"] = np.zeros(self.num_envs)
+            before |= self._remember()
+            self._settle(rows, actions, turn_over, stopping, outcome, score_episodes, before)
         if shaped is not None:
             outcome.rewards += shaped
-            outcome.terms["shaping"] = shaped
+            outcome.terms[SHAPING] = shaped
         if self.max_episode_steps is not None:
             self._truncate(rows, outcome)
         if self.record is not None and score_episodes:
@@ -210,132 +249,16 @@ class TokenEngine(TokenRows):
                 self.record.end(outcome.rows, outcome.episodes.finish_reasons)
         return outcome
 
-    def _shape(self, actions: NDArray[np.int64], rows: Rows) -> NDArray[np.float64]:
+    def _shape(
+        self, actions: NDArray[np.int64], rows: Rows, score_episodes: bool
+    ) -> NDArray[np.float64] | None:
         """Return what the shaping plug-in pays for writing `actions` into `rows`, `(N,)`."""
-        assert self.shaping is not None
+        if self.shaping is None or not score_episodes:
+            return None
         written = actions
         if self._any_forbidden:
             written = np.where(self.tokenizer.forbidden[actions], self.tokenizer.eos_id, actions)
+        paid = self.shaping.shape(self.tokens[rows], written, rows)
         shaped = np.zeros(self.num_envs)
-        shaped[rows] = self.shaping.shape(self.tokens[rows], written, rows)
+        shaped[rows] = self._gate(f"shaping {type(self.shaping).__name__}", paid, rows)
         return shaped
-
-    def _settle(
-        self,
-        rows: Rows,
-        actions: NDArray[np.int64],
-        turn_over: NDArray[np.bool_],
-        stopping: NDArray[np.bool_],
-        outcome: Outcome,
-        score_episodes: bool,
-    ) -> None:
-        """End turns, then episodes; undo the step if the task or the reward model fails."""
-        before = self._remember() if self.task.multi_turn else None
-        at, ids, over = rows[stopping], actions[stopping], turn_over[stopping]
-        if self._any_forbidden:
-            written = self._offset[at] + self.position[at] - 1
-            self._flat[written] = np.where(
-                self.tokenizer.forbidden[ids], self.tokenizer.eos_id, ids
-            )
-        reasons = np.array(["stop" if by_token else "length" for by_token in over], dtype=object)
-        if self._any_forbidden:
-            reasons[self.tokenizer.forbidden[ids]] = "forbidden"
-        done = np.ones(len(at), dtype=bool)
-        try:
-            if self.task.multi_turn and over.any():
-                self._reply(at, np.flatnonzero(over), done, reasons, outcome)
-            ended = at[done]
-            if len(ended):
-                outcome.rows = ended
-                outcome.terminated[ended] = True
-                outcome.episodes = self.episodes(ended, reasons[done].tolist())
-            if self.reward_model is not None and score_episodes and len(ended):
-                self._pay(ended, outcome)
-        except Exception:  # of the task or the reward model: the step can be repeated
-            self._undo(rows, before)
-            raise
-        self.running[ended] = False
-
-    def _remember(self) -> dict[str, Any]:
-        """Return copies of what replies change."""
-        return {
-            "position": self.position.copy(),
-            "turn_start": self.turn_start.copy(),
-            "marks": self.marks.copy(),
-            "memory": {name: array.copy() for name, array in self.memory.items()},
-        }
-
-    def _undo(self, rows: Rows, before: dict[str, Any] | None) -> None:
-        """Take back the tokens just written into `rows`, and the replies to them."""
-        if before is not None:
-            self.position, self.turn_start = before["position"], before["turn_start"]
-            self.marks = before["marks"]
-            for name, array in before["memory"].items():
-                self.memory[name][...] = array
-        self.position[rows] -= 1
-        columns = np.arange(self.num_columns)
-        unwritten = columns >= np.maximum(self.position, self.prompt_length)[:, None]  # (N, L)
-        self.tokens[unwritten] = self.tokenizer.pad_id
-
-    def _reply(
-        self,
-        at: Rows,
-        over: NDArray[np.int64],
-        done: NDArray[np.bool_],
-        reasons: NDArray[Any],
-        outcome: Outcome,
-    ) -> None:
-        """Let the task answer the turns `over` (indices into `at`) that the agent has ended."""
-        rows = at[over]
-        replies = self.task.reply(self.turns(rows))
-        outcome.rewards[rows] = replies.rewards
-        outcome.terms["task"] = outcome.rewards.copy()
-        done[over] = replies.done
-        reasons[over[replies.done]] = np.array(replies.finish_reasons, dtype=object)[replies.done]
-        going_on = np.flatnonzero(~replies.done)
-        self._write_replies(rows[going_on], replies, going_on)
-        full = going_on[self.position[rows[going_on]] == self.num_columns]
-        done[over[full]] = True
-        reasons[over[full]] = "length"
-
-    def _write_replies(self, rows: Rows, replies: Replies, which: NDArray[np.int64]) -> None:
-        """Append the replies; one that does not fit is cut at the last column."""
-        tokens = replies.tokens[which]  # (B, R)
-        lengths = np.count_nonzero(tokens != self.tokenizer.pad_id, axis=1)
-        columns = self.position[rows][:, None] + np.arange(tokens.shape[1])  # (B, R)
-        fits = (np.arange(tokens.shape[1]) < lengths[:, None]) & (columns < self.num_columns)
-        target = (np.broadcast_to(rows[:, None], columns.shape)[fits], columns[fits])
-        self.tokens[target] = tokens[fits]
-        self.marks[target] = Role.REPLY
-        self.position[rows] += fits.sum(axis=1)
-        self.turn_start[rows] = self.position[rows]
-
-    def _pay(self, ended: Rows, outcome: Outcome) -> None:
-        assert self.reward_model is not None and outcome.episodes is not None
-        outcome.episodes.rngs = [self.rngs[row] for row in ended.tolist()]
-        ledger, details = score_with_details(self.reward_model, outcome.episodes)
-        for name, numbers in details.items():
-            outcome.details[name] = np.zeros(self.num_envs)
-            outcome.details[name][ended] = numbers
-        for name, values in ledger.items():
-            term = np.zeros(self.num_envs)
-            term[ended] = values
-            # A reward model on top of replies that pay for themselves keeps a name of its own.
-            key = name if name not in outcome.terms else "reward_model"
-            outcome.terms[key] = term
-            outcome.rewards += term
-
-    def _truncate(self, rows: Rows, outcome: Outcome) -> None:
-        roles = self.roles(rows)
-        steps = np.count_nonzero(roles == _ACTION, axis=1)
-        cut = rows[(steps >= self.max_episode_steps) & ~outcome.terminated[rows]]
-        if not len(cut):
-            return
-        outcome.truncated[cut] = True
-        self.running[cut] = False
-        ended = np.flatnonzero(outcome.terminated | outcome.truncated)
-        reasons = dict.fromkeys(cut.tolist(), "truncated")
-        if outcome.episodes is not None:
-            reasons |= zip(outcome.rows.tolist(), outcome.episodes.finish_reasons, strict=True)
-        outcome.rows = ended
-        outcome.episodes = self.episodes(ended, [reasons[row] for row in ended.tolist()])

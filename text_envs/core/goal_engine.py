@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from text_envs.core.engine import Outcome, TokenEngine
+from text_envs.core.ledger import REPLY
 from text_envs.core.reward import RewardModel, describe
 from text_envs.core.task import Task
 from text_envs.episodes.errors import suggest
@@ -101,10 +102,24 @@ class GoalEngine(TokenEngine):
         super().__init__(task, reward_model, num_envs, max_episode_steps=max_episode_steps)
         self.threshold = float(threshold)
         self._fixed = None if goal is None else _as_goal(goal)
-        self._achieved = np.full(num_envs, int(Goal.UNFINISHED), dtype=np.int64)
-        self._desired = np.zeros(num_envs, dtype=np.int64)
-        self.memory = {"achieved_goal": self._achieved, "desired_goal": self._desired}
+        self.memory = {
+            "achieved_goal": np.full(num_envs, int(Goal.UNFINISHED), dtype=np.int64),
+            "desired_goal": np.zeros(num_envs, dtype=np.int64),
+        }
         self.last_goals = np.zeros((num_envs, 2), dtype=np.int64)
+
+    @property
+    def _achieved(self) -> NDArray[np.int64]:
+        return self.memory["achieved_goal"]
+
+    @property
+    def _desired(self) -> NDArray[np.int64]:
+        return self.memory["desired_goal"]
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """What a goal pays is one term."""
+        return (REPLY,)
 
     def begin(self, rows: NDArray[np.int64], indices: NDArray[np.int64]) -> None:
         """Start episodes, and draw a goal for each from the row's generator."""
@@ -126,12 +141,12 @@ class GoalEngine(TokenEngine):
         """Return copies of the goals of all rows, each `(N,)`."""
         return {"achieved_goal": self._achieved.copy(), "desired_goal": self._desired.copy()}
 
-    def _pay(self, ended: NDArray[np.int64], outcome: Outcome) -> None:
-        super()._pay(ended, outcome)
+    def _pay(self, ended: NDArray[np.int64], outcome: Outcome, before: dict[str, Any]) -> None:
+        super()._pay(ended, outcome, before)
         judged = outcome.rewards[ended] >= self.threshold
         self._achieved[ended] = np.where(judged, int(Goal.CORRECT), int(Goal.WRONG))
         outcome.rewards[ended] = compute_reward(self._achieved[ended], self._desired[ended])
-        outcome.terms = {"task": outcome.rewards.copy()}
+        outcome.terms = {REPLY: outcome.rewards.copy()}
 
 
 def as_goals(goal: Any, count: int) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from text_envs.core.copying import OwnsArrays
 from text_envs.tokens.protocol import Tokenizer
 from text_envs.tokens.spelling import Speller
 
@@ -16,7 +17,7 @@ __all__ = ["REWARD", "Record"]
 REWARD = "reward"
 
 
-class Record:
+class Record(OwnsArrays):
     """Numbers about the running episode of each row, by column.
 
     An engine keeps one only where there is a render mode, so that nobody else pays for it. Rewards

@@ -8,7 +8,8 @@ import numpy as np
 from gymnasium.utils import seeding
 from numpy.typing import NDArray
 
-from text_envs.core.draws import StartDraws
+from text_envs.core.copying import OwnsArrays
+from text_envs.core.draws import Generators, StartDraws
 from text_envs.core.task import Task
 from text_envs.episodes.types import EpisodeBatch, Role, Turns
 
@@ -20,7 +21,7 @@ _PAD, _PROMPT, _ACTION = int(Role.PAD), int(Role.PROMPT), int(Role.ACTION)
 Rows = NDArray[np.int64]
 
 
-class TokenRows:
+class TokenRows(OwnsArrays):
     """N rows of one task.
 
     Attributes:
@@ -120,7 +121,7 @@ class TokenRows:
             stop=self.position[rows],
             example_indices=self.example_index[rows],
             memory=self.memory,
-            rngs=[self.rngs[row] for row in rows.tolist()] if rngs is None else rngs,
+            rngs=Generators(self.rngs, rows.tolist()) if rngs is None else rngs,
         )
 
     def prefix_lengths(self, rows: Rows) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from text_envs.core.engine import TokenEngine
-from text_envs.core.state import copy_episode
+from text_envs.core.state import copy_episode, transaction
 from text_envs.episodes.errors import suggest
 
 __all__ = ["OPTIONS", "start", "start_each"]
@@ -51,19 +51,17 @@ def start(
         prefixes = _as_prefixes(engine, prefix, len(rows))
     if (index := options.get("index")) is not None:
         indices = _as_indices(index, len(rows), len(engine.task))
-    engine.draws.set_groups(rows, group_size, engine.rngs)
-    if indices is None:
-        indices = engine.draw_examples(rows)
-    engine.begin(rows, indices)
-    if prefixes is not None or engine.starts is not None:
-        try:
-            if prefixes is None:
-                engine.roll_in(rows)
-            else:
-                engine.feed_prefix(rows, prefixes)
-        except Exception:
-            engine.running[rows] = False  # half a prefix is no state to step from
-            raise
+    # A refused start, or one that a plug-in or Ctrl-C broke off, leaves everything as it was.
+    foreign = bool(options) or engine.starts is not None or bool(engine.memory)
+    with transaction(engine, needed=foreign):
+        engine.draws.set_groups(rows, group_size, engine.rngs)
+        if indices is None:
+            indices = engine.draw_examples(rows)
+        engine.begin(rows, indices)
+        if prefixes is None:
+            engine.roll_in(rows)
+        else:
+            engine.feed_prefix(rows, prefixes)
 
 
 def start_each(engine: TokenEngine, options: Sequence[Mapping[str, Any]]) -> None:
@@ -101,7 +99,8 @@ def _group_size(options: Mapping[str, Any], count: int) -> int | None:
     group_size = options.get("group_size")
     if group_size is None:
         return None
-    if not isinstance(group_size, int | np.integer) or group_size < 1 or count % group_size:
+    whole = isinstance(group_size, int | np.integer) and not isinstance(group_size, bool)
+    if not whole or group_size < 1 or count % group_size:
         raise ValueError(
             f"group_size must be a positive integer that divides the {count} rows being "
             f"reset, got {group_size!r}"
@@ -114,7 +113,7 @@ def _as_indices(index: Any, count: int, examples: int) -> NDArray[np.int64]:
         indices = np.asarray(index)
     except ValueError as error:
         raise ValueError(f"option 'index' must be an integer or {count} of them") from error
-    if indices.dtype.kind not in "iu" or indices.shape not in ((), (count,)):
+    if _holds_bool(index) or indices.dtype.kind not in "iu" or indices.shape not in ((), (count,)):
         raise ValueError(f"option 'index' must be an integer or {count} of them, got {index!r}")
     if (wrong := np.atleast_1d((indices < 0) | (indices >= examples))).any():
         first = np.atleast_1d(indices)[np.flatnonzero(wrong)[0]]
@@ -128,7 +127,7 @@ def _as_prefixes(engine: TokenEngine, prefix: Any, count: int) -> list[list[int]
 
     def tokens(item: Any) -> list[int]:
         ids = np.asarray(encode(item) if isinstance(item, str) else item)
-        if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+        if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu") or _holds_bool(item):
             raise ValueError(f"a prefix is a sequence of token ids or a text, got {item!r}")
         kept = [int(token) for token in ids]
         while kept and kept[-1] == pad:
@@ -145,3 +144,10 @@ def _as_prefixes(engine: TokenEngine, prefix: Any, count: int) -> list[list[int]
 
 def _all_text(prefix: Any) -> bool:
     return not isinstance(prefix, str) and len(prefix) > 0 and isinstance(prefix[0], str)
+
+
+def _holds_bool(values: Any) -> bool:
+    """Return whether a list says True where it should say 1, which numpy would not tell apart."""
+    if isinstance(values, np.ndarray | str):
+        return False
+    return any(isinstance(v, bool) for v in (values if isinstance(values, Sequence) else [values]))

@@ -9,7 +9,7 @@ from typing import Any
 
 from text_envs.core.reward import bind
 from text_envs.core.task import Task
-from text_envs.episodes.errors import suggest
+from text_envs.episodes.errors import unexpected
 from text_envs.rewards import RewardModel, resolve
 
 __all__ = ["build"]
@@ -90,6 +90,4 @@ def _check_arguments(factory: Callable[..., Any], given: Mapping[str, Any]) -> N
     for name in given:
         if name not in parameters:
             label = getattr(factory, "__name__", repr(factory))
-            raise TypeError(
-                f"{label} takes no argument {name!r}.{suggest(name, (*parameters, *_COMMON))}"
-            )
+            raise unexpected(label, name, (*parameters, *_COMMON))

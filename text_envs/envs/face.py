@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from text_envs.core.engine import TokenEngine
@@ -11,7 +13,7 @@ from text_envs.core.task import Task
 from text_envs.rewards import RewardModel, resolve
 from text_envs.tokens.protocol import Tokenizer
 
-__all__ = ["Face"]
+__all__ = ["Face", "unchanged_if_refused"]
 
 
 class Face:
@@ -80,3 +82,22 @@ class Face:
         """Let the engine keep what pictures show; stepping is quicker without."""
         engine = self.engine
         engine.record = Record(engine.num_envs, engine.num_columns, engine.tokenizer)
+
+
+@contextlib.contextmanager
+def unchanged_if_refused(env: Any) -> Iterator[None]:
+    """Let a reset that fails change neither the episode nor the generators nor the seed.
+
+    Args:
+        env: an environment of Gymnasium with an engine.
+    """
+    engine: TokenEngine = env.engine
+    seeded = env._np_random, env._np_random_seed
+    rngs, draws = list(engine.rngs), engine.draws.next.copy()
+    try:
+        yield
+    except BaseException:
+        env._np_random, env._np_random_seed = seeded
+        engine.rngs[:] = rngs
+        engine.draws.next[:] = draws
+        raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 from typing import Any
 
 import gymnasium as gym
@@ -80,3 +82,34 @@ register("TargetWords-v0", "text_envs.tasks.target_words:TargetWords")
 register("Toy-v0", "text_envs.tasks.toy:Toy")
 register("VisualDialogue-v0", "text_envs.tasks.visual_dialogue:VisualDialogue")
 register("Wordle-v0", "text_envs.tasks.wordle:Wordle")
+
+
+def _hint_at_the_namespace() -> None:
+    """Let Gymnasium say `text_envs/Wordle-v0` to who asks for "Wordle-v0".
+
+    It looks for near names within a namespace only, and says of a name of ours that it does not
+    exist. Only that message changes; where a release of Gymnasium has no such function, nothing.
+    """
+    module: Any = gym.envs.registration
+    check = getattr(module, "_check_name_exists", None)
+    if check is None or hasattr(check, "hints"):
+        return
+
+    @functools.wraps(check)
+    def check_with_hint(namespace: str | None, name: str, *args: Any, **kwargs: Any) -> None:
+        try:
+            check(namespace, name, *args, **kwargs)
+        except gym.error.NameNotFound as error:
+            names = {id.removeprefix(f"{_NAMESPACE}/").rpartition("-v")[0] for id in list_ids()}
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
+            if namespace is not None or not near:
+                raise
+            raise gym.error.NameNotFound(
+                f"{error} Did you mean `{_NAMESPACE}/{near[0]}`? Ids of text_envs have that prefix."
+            ) from None
+
+    check_with_hint.hints = _NAMESPACE  # type: ignore[attr-defined]
+    module._check_name_exists = check_with_hint
+
+
+_hint_at_the_namespace()

@@ -11,13 +11,14 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from text_envs import render
-from text_envs.core.engine import Outcome, TokenEngine
+from text_envs.core.engine import TokenEngine
 from text_envs.core.plugins import Shaping, Starts
 from text_envs.core.starts import start
 from text_envs.core.state import capture, restore
 from text_envs.core.task import Task
 from text_envs.envs.configure import build
-from text_envs.envs.face import Face
+from text_envs.envs.face import Face, unchanged_if_refused
+from text_envs.envs.infos import row_info
 from text_envs.episodes.errors import suggest
 
 __all__ = ["TokenEnv", "single_spaces"]
@@ -38,8 +39,9 @@ class TokenEnv(Face, gym.Env[NDArray[np.int64], np.int64]):
     token. `terminated` covers the end of the text and the length limit alike, because the limit
     belongs to the task; `truncated` is left to outer limits such as `TimeLimit`.
 
-    Every `info` holds `reward_terms`, the ledger whose values sum to the reward. The last one of
-    an episode adds `finish_reason`, `text`, `roles` (who wrote each column) and `example_index`.
+    Every `info`, that of a reset too, has the same keys: `example_index`; `reward_terms`, the
+    ledger whose values sum to the reward; and, empty until the end, `finish_reason`, `text` and
+    `roles`, who wrote each column. See `envs.infos`.
     """
 
     metadata: dict[str, Any] = {
@@ -97,11 +99,12 @@ class TokenEnv(Face, gym.Env[NDArray[np.int64], np.int64]):
             The observation `(L,)` and the info: `example_index`, and with a start plug-in
             `prefix_length`, the tokens it wrote.
         """
-        super().reset(seed=seed)
-        if self.engine.rngs[0] is not self.np_random:
-            self.engine.set_rng(0, self.np_random)
-        start(self.engine, self.engine.all_rows, options)
-        info: dict[str, Any] = {"example_index": int(self.engine.example_index[0])}
+        with unchanged_if_refused(self):
+            super().reset(seed=seed)
+            if self.engine.rngs[0] is not self.np_random:
+                self.engine.set_rng(0, self.np_random)
+            start(self.engine, self.engine.all_rows, options)
+        info = row_info(self.engine)
         if self.engine.starts is not None:
             info["prefix_length"] = int(self.engine.prefix_lengths(self.engine.all_rows)[0])
         self._finish_info(info)
@@ -127,11 +130,11 @@ class TokenEnv(Face, gym.Env[NDArray[np.int64], np.int64]):
         token = self._checked(action)
         if engine.write_one(token):
             reward, terminated = 0.0, False
-            info: dict[str, Any] = {"reward_terms": {"task": 0.0}}
+            info = row_info(engine)
         else:
             outcome = engine.advance(np.array([token], dtype=np.int64))
             reward, terminated = float(outcome.rewards[0]), bool(outcome.terminated[0])
-            info = self._end_info(outcome)
+            info = row_info(engine, outcome)
         self._finish_info(info)
         if self.render_mode == "human":
             self.render()
@@ -147,19 +150,6 @@ class TokenEnv(Face, gym.Env[NDArray[np.int64], np.int64]):
                 f"action {action} is out of range; accepted: 0..{self._num_actions - 1}"
             )
         return int(action)
-
-    def _end_info(self, outcome: Outcome) -> dict[str, Any]:
-        info: dict[str, Any] = {
-            "reward_terms": {name: float(values[0]) for name, values in outcome.terms.items()}
-        }
-        if outcome.episodes is not None:
-            info["finish_reason"] = outcome.episodes.finish_reasons[0]
-            info["text"] = outcome.episodes.transcripts[0]
-            info["roles"] = outcome.episodes.roles[0]
-            info["example_index"] = int(outcome.episodes.example_indices[0])
-        if outcome.details:
-            info["reward_details"] = {k: float(v[0]) for k, v in outcome.details.items()}
-        return info
 
     def _finish_info(self, info: dict[str, Any]) -> None:
         if self._with_mask:
@@ -197,5 +187,5 @@ class TokenEnv(Face, gym.Env[NDArray[np.int64], np.int64]):
         picture = render.ansi(self.engine, row=0)
         if self.render_mode == "ansi":
             return picture
-        print(picture, flush=True)
+        render.show(picture)
         return None

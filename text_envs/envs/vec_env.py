@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvS
 
 from text_envs.core.engine import Outcome
 from text_envs.core.starts import start_each
+from text_envs.core.state import transaction
 from text_envs.envs.vector import AutoresetMode, TokenVectorEnv
 from text_envs.episodes.types import EpisodeBatch, Role
 
@@ -57,9 +58,9 @@ class TokenVecEnv(VecEnv):
         rows (`group_size` too); a list of N mappings has one for each row.
         """
         engine = self.env.engine
-        if any(seed is not None for seed in self._seeds):
-            self.env._seed_rows(self._seeds)
-        start_each(engine, self._options if any(self._options) else [{}] * self.num_envs)
+        with transaction(engine):
+            self.env._seed_rows(self.env._seeds(self._seeds), engine.all_rows)
+            start_each(engine, self._options if any(self._options) else [{}] * self.num_envs)
         self._reset_seeds()
         self._reset_options()
         self._returns[:] = 0.0
@@ -94,8 +95,11 @@ class TokenVecEnv(VecEnv):
         engine = self.env.engine
         engine.raise_failure()
         ids = self.env._checked(self._actions)
-        if not engine.running.all():
-            raise RuntimeError("step() before reset(); call reset() first")
+        waiting = np.flatnonzero(~engine.running)
+        if len(waiting):
+            if (engine.example_index[waiting] < 0).any():
+                raise RuntimeError("step() before reset(); call reset() first")
+            engine.restart(waiting)  # a step that Ctrl-C broke off had ended them
         outcome = engine.advance(ids)
         self._returns += outcome.rewards
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]

@@ -17,7 +17,7 @@ from text_envs.core.plugins import Shaping, Starts
 from text_envs.core.starts import start
 from text_envs.core.state import capture, restore
 from text_envs.envs.configure import build
-from text_envs.envs.face import Face
+from text_envs.envs.face import Face, unchanged_if_refused
 from text_envs.envs.infos import outcome_infos, put, start_infos
 from text_envs.envs.single import single_spaces
 from text_envs.episodes.errors import suggest
@@ -50,8 +50,8 @@ class TokenVectorEnv(Face, gym.vector.VectorEnv[Array, Array, Array]):
     `reset(options={"reset_mask": ...})`.
 
     Infos follow Gymnasium: an array over the rows under `key`, and under `_key` which rows it
-    speaks of. `reward_terms` is there at every step; `finish_reason`, `text`, `roles` and
-    `example_index` where an episode has ended.
+    speaks of. The keys are those of `TokenEnv`, the same at every step; `_finish_reason`, `_text`
+    and `_roles` tell which rows have just ended.
     """
 
     metadata: dict[str, Any] = {
@@ -137,13 +137,14 @@ class TokenVectorEnv(Face, gym.vector.VectorEnv[Array, Array, Array]):
             The observations `(N, L)` and the infos: `example_index`, and with a start plug-in
             `prefix_length`, the tokens it wrote.
         """
-        seeds = self._seeds(seed)
-        # The environment's own generator is kept for Gymnasium's API; rows draw from theirs.
-        super().reset(seed=seeds[0])
-        self._seed_rows(seeds)
         options = dict(options or {})
         rows = self._masked_rows(options.pop("reset_mask", None))
-        start(self.engine, rows, options)
+        seeds = self._seeds(seed)
+        with unchanged_if_refused(self):
+            # The environment's own generator is kept for Gymnasium's API; rows draw from theirs.
+            super().reset(seed=seeds[0])
+            self._seed_rows(seeds, rows)
+            start(self.engine, rows, options)
         infos = start_infos(self.engine, rows)
         self._add_mask(infos)
         if self.render_mode == "human":
@@ -154,14 +155,18 @@ class TokenVectorEnv(Face, gym.vector.VectorEnv[Array, Array, Array]):
         if seed is None:
             return [None] * self.num_envs
         if isinstance(seed, int | np.integer):
-            return [int(seed) + row for row in range(self.num_envs)]
-        if len(seed) != self.num_envs:
-            raise ValueError(f"got {len(seed)} seeds for {self.num_envs} rows")
-        return list(seed)
+            seed = [int(seed) + row for row in range(self.num_envs)]
+        if isinstance(seed, str) or not hasattr(seed, "__len__") or len(seed) != self.num_envs:
+            raise ValueError(f"seed must be an integer or {self.num_envs} of them, got {seed!r}")
+        for one in seed:
+            whole = isinstance(one, int | np.integer) and not isinstance(one, bool) and one >= 0
+            if one is not None and not whole:
+                raise ValueError(f"seed must be None or an integer of at least 0, got {one!r}")
+        return [None if one is None else int(one) for one in seed]
 
-    def _seed_rows(self, seeds: Sequence[int | None]) -> None:
-        for row, seed in enumerate(seeds):
-            if seed is not None:
+    def _seed_rows(self, seeds: Sequence[int | None], rows: NDArray[np.int64]) -> None:
+        for row in rows.tolist():
+            if (seed := seeds[row]) is not None:
                 self.engine.set_rng(row, seeding.np_random(seed)[0])
 
     def _masked_rows(self, mask: Any) -> NDArray[np.int64]:
@@ -214,10 +219,10 @@ class TokenVectorEnv(Face, gym.vector.VectorEnv[Array, Array, Array]):
         else:
             infos = outcome_infos(engine, outcome)
             if restarting is not None:
-                started = start_infos(engine, restarting)
-                # The index stands beside the finish reason of other rows: one array, two masks.
-                started["_example_index"] |= infos.get("_example_index", False)
-                infos.update(started)
+                infos["example_index"] = engine.example_index.copy()
+                if engine.starts is not None:
+                    started = start_infos(engine, restarting)
+                    put(infos, "prefix_length", started["prefix_length"], started["_prefix_length"])
         self._add_mask(infos)
         if self.render_mode == "human":
             self.render()
@@ -258,23 +263,23 @@ class TokenVectorEnv(Face, gym.vector.VectorEnv[Array, Array, Array]):
         return finished
 
     def _same_step_infos(self, outcome: Outcome) -> dict[str, Any]:
-        engine = self.engine
+        """Return the infos of a step whose ended rows begin anew; what ended is `final_info`."""
+        engine, rows = self.engine, outcome.rows
+        infos = outcome_infos(engine, outcome)
         if outcome.episodes is None:
-            return outcome_infos(engine, outcome)
-        rows = outcome.rows
-        ended = np.zeros(engine.num_envs, dtype=bool)
-        ended[rows] = True
+            return infos
+        final_info, ended = infos, infos["_text"]
+        self._add_mask(final_info)
         final_obs = np.empty(engine.num_envs, dtype=object)
         for row, tokens in zip(rows.tolist(), outcome.episodes.tokens, strict=True):
             final_obs[row] = tokens.copy()
-        final_info = outcome_infos(engine, outcome)
-        infos: dict[str, Any] = {}
-        for key in ("reward_terms", "_reward_terms"):
-            infos[key] = final_info[key]
-        put(infos, "final_obs", final_obs, ended)
-        put(infos, "final_info", final_info, ended)
         engine.restart(rows)
-        infos.update(start_infos(engine, rows))
+        infos = start_infos(engine, rows)
+        infos["_example_index"] = np.ones(engine.num_envs, dtype=bool)
+        for key in ("reward_terms", "_reward_terms"):  # of the step, also where it ended a text
+            infos[key] = final_info[key]
+        put(infos, "final_obs", final_obs, ended.copy())
+        put(infos, "final_info", final_info, ended.copy())
         return infos
 
     def _add_mask(self, infos: dict[str, Any]) -> None:
@@ -314,7 +319,7 @@ class TokenVectorEnv(Face, gym.vector.VectorEnv[Array, Array, Array]):
         pictures = tuple(render.ansi(self.engine, row) for row in range(self.num_envs))
         if self.render_mode == "ansi":
             return pictures
-        print("\n".join(pictures), flush=True)
+        render.show("\n".join(pictures))
         return None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from text_envs.episodes.types import EpisodeBatch
 
-__all__ = ["DatasetError", "GuideError", "RewardModelError", "suggest"]
+__all__ = ["DatasetError", "GuideError", "RewardModelError", "suggest", "unexpected"]
 
 
 class RewardModelError(RuntimeError):
@@ -64,3 +64,20 @@ def suggest(name: str, choices: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, accepted, n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"{hint} Accepted: {', '.join(map(repr, accepted))}."
+
+
+def unexpected(label: str, name: str, accepted: Iterable[str]) -> TypeError:
+    """Return the error for an argument that nobody takes, in the words that Python itself uses.
+
+    Gymnasium and TorchRL look for "got an unexpected keyword argument 'name'" to learn that an
+    environment lacks an argument which they only tried.
+
+    Args:
+        label: of what was called.
+        name: of the argument.
+        accepted: the names that it takes.
+    """
+    return TypeError(
+        f"{label}() got an unexpected keyword argument {name!r}: it takes no argument {name!r}."
+        f"{suggest(name, accepted)}"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -120,6 +120,12 @@ class Guide(ABC):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Guide:
         return self  # frozen; and Gymnasium copies the arguments of environments
+
+    def fork(self) -> Guide:
+        """Return a guide that goes on like this one and counts for itself."""
+        other = copy.copy(self)
+        other.queries = replace(self.queries)
+        return other
 
     def __call__(self, turns: Turns) -> list[list[int]]:
         """Return the next tokens of each row, checked.

@@ -21,7 +21,9 @@ The kept tokens have the role `Role.PREFIX` (`info["roles"]`), by which losses l
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -89,10 +91,19 @@ class GuidedStarts:
         self.beta = float(beta)
         self.queries = guide.queries if isinstance(guide, Guide) else Queries()
         self._source, self._kwargs = guide, dict(guide_kwargs or {})
-        self._guides: dict[int, Guide] = {}  # by task, which each of them holds on to
+        self._guides: list[Guide] = []  # one for each task that was bound
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GuidedStarts:
         return self  # Gymnasium copies the arguments of environments; guides may be large
+
+    def fork(self) -> GuidedStarts:
+        """Return a plug-in for a copied environment: the same guides, counting for themselves."""
+        other = copy.copy(self)
+        other.queries = replace(self.queries)
+        other._guides = [guide.fork() for guide in self._guides]
+        for guide in other._guides:
+            guide.queries = other.queries
+        return other
 
     def bind(self, task: Task) -> None:
         """Build the guide for `task`; environments of one kind share its model.
@@ -100,16 +111,16 @@ class GuidedStarts:
         Raises:
             GuideError: the guide does not fit the task.
         """
-        if id(task) in self._guides:
+        if any(guide.task is task for guide in self._guides):
             return
-        alike = next((guide for guide in self._guides.values() if guide.fits(task)), None)
+        alike = next((guide for guide in self._guides if guide.fits(task)), None)
         guide = as_guide(self._source, task, **self._kwargs) if alike is None else alike.on(task)
         guide.queries = self.queries
-        self._guides[id(task)] = guide
+        self._guides.append(guide)
 
     def guide(self, task: Task) -> Guide:
         """Return the guide for a task that has been bound."""
-        return self._guides[id(task)]
+        return next(guide for guide in self._guides if guide.task is task)
 
     def prefixes(self, engine: TokenRows, rows: NDArray[np.int64]) -> list[list[int]]:
         """Return the prefix of each of `rows`, which have just begun; see `plugins.Starts`."""

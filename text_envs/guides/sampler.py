@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,12 @@ class Sampler(Guide):
             raise ValueError(f"top_p must be above 0 and at most 1, got {top_p!r}")
         self.policy, self.temperature, self.top_p = policy, float(temperature), float(top_p)
         self.deterministic = deterministic
+
+    def fork(self) -> Sampler:
+        """Return a sampler with the same weights and a cache of its own."""
+        other = cast(Sampler, super().fork())
+        other.policy = self.policy.fork()
+        return other
 
     def write(self, query: Query) -> list[Completion]:
         """Write the rest of every turn."""

@@ -42,6 +42,7 @@ arXiv 2205.11275; Jaques et al., "Sequence tutor", 2017, arXiv 1611.02796.
 
 from __future__ import annotations
 
+import copy
 import sys
 from typing import Any
 
@@ -111,6 +112,14 @@ class ReferenceShaping:
     def __deepcopy__(self, memo: dict[int, Any]) -> ReferenceShaping:
         """Return self: `follow` and `supply` must reach the environment that was made with it."""
         return self
+
+    def fork(self) -> ReferenceShaping:
+        """Return one for a copied environment: same sources, but caches of its own."""
+        other = copy.copy(self)
+        other._sources = dict(self._sources)
+        other._functions = {who: function.fork() for who, function in self._functions.items()}
+        other._next = None if self._next is None else self._next.copy()
+        return other
 
     def bind(self, task: Task) -> None:
         """Check that reference and policy fit the task, which an environment calls when built.

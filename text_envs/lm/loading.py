@@ -22,13 +22,12 @@ from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
-    AutoTokenizer,
     PreTrainedModel,
 )
 from transformers.activations import GELUTanh, NewGELUActivation
 from transformers.utils import logging as hf_logging
 
-from text_envs.tokens.hf import HFTokenizer
+from text_envs.lm.hub import find_model
 from text_envs.tokens.loading import load_tokenizer
 from text_envs.tokens.protocol import Tokenizer
 from text_envs.tokens.vocabulary import model_folder
@@ -69,7 +68,8 @@ def load_lm(
         the model, and the tokenizer: None for a model that was passed through or comes without.
 
     Raises:
-        ValueError: nothing of that name is found, or it holds no safetensors.
+        ValueError: nothing of that name is found, the Hub cannot be reached, or weights are no
+            safetensors of the model's own folder.
         TypeError: the argument is of another kind.
     """
     if isinstance(name_or_path, PreTrainedModel):
@@ -87,11 +87,12 @@ def load_lm(
     architecture = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
     try:
         with quietly():
+            source = find_model(source)
             model = _read(architecture, source, dtype)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"no {kind} language model {os.fspath(name_or_path)!r} (safetensors). Accepted: "
-            f"{bundled}a folder, a Hub name. transformers says: {error}"
+            f"{bundled}a folder, a Hub name. What went wrong: {error}"
         ) from error
     _fuse_gelu(model)
     tokenizer = _tokenizer_of(source)
@@ -118,14 +119,18 @@ def quietly() -> Iterator[None]:
 
 
 def _read(architecture: Any, source: str, dtype: torch.dtype) -> Any:
-    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
     try:
-        return architecture.from_pretrained(source, attn_implementation="sdpa", **options)
+        return architecture.from_pretrained(
+            source, attn_implementation="sdpa", trust_remote_code=False, **options
+        )
     except ValueError as error:
         if "attn_implementation" not in str(error):
             raise
     # A family without the fast form, such as GPT-Neo.
-    return architecture.from_pretrained(source, attn_implementation="eager", **options)
+    return architecture.from_pretrained(
+        source, attn_implementation="eager", trust_remote_code=False, **options
+    )
 
 
 def _locate(name: str) -> str:
@@ -149,23 +154,12 @@ def _tokenizer_of(source: str) -> Tokenizer | None:
     if Path(source).is_dir() and not any(list(Path(source).glob(f)) for f in _TOKENIZER_FILES):
         return None  # transformers would make up an empty one
     try:
-        return load_tokenizer(source)
+        return load_tokenizer(source, add_padding=True)
     except ImportError:
         raise
-    except Exception:
-        logger.debug("%s: no tokenizer that is complete as it stands", source, exc_info=True)
-    try:
-        hf = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:
-        logger.warning("%s comes without a tokenizer that can be read: %s", source, error)
+        logger.warning("%s comes without a tokenizer that can be used: %s", source, error)
         return None
-    if hf.eos_token_id is None:
-        logger.warning("%s: its tokenizer has no end token, so no text could end", source)
-        return None
-    if hf.pad_token_id is None or hf.pad_token_id == hf.eos_token_id:
-        hf.add_special_tokens({"pad_token": "<|pad|>"})
-        logger.info("%s: padding token added as id %d", source, hf.pad_token_id)
-    return HFTokenizer(hf)
 
 
 def _fit_embeddings(model: PreTrainedModel, tokenizer: Tokenizer) -> None:

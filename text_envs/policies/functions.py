@@ -78,6 +78,22 @@ class PolicyFunction:
         self._raw, self._scores, self._chunk = raw, scores, chunk
         self.tokenizer, self.name = tokenizer, name
         self._forbidden = np.asarray(tokenizer.forbidden, dtype=bool)
+        self._made_from: tuple[Callable[..., PolicyFunction], tuple[Any, ...]] | None = None
+
+    def fork(self) -> PolicyFunction:
+        """Return a function of the same source whose cache is its own."""
+        if self._made_from is None or self.actor is None:
+            return self  # it remembers nothing
+        make, (_, task) = self._made_from
+        forked = make(self.actor.like(self.actor.lm), task)
+        forked.name = self.name
+        return forked
+
+    def __reduce__(self) -> tuple[Callable[..., PolicyFunction], tuple[Any, ...]]:
+        """Pickle what it was made from: functions and caches are made anew."""
+        if self._made_from is None:
+            raise TypeError(f"policy {self.name} was made by hand; pickle what as_log_probs takes")
+        return self._made_from
 
     def __call__(
         self, tokens: NDArray[np.int64], rows: NDArray[np.int64] | None = None
@@ -172,7 +188,9 @@ def uniform(task: Task | Tokenizer) -> PolicyFunction:
     def raw(tokens: NDArray[np.int64], rows: NDArray[np.int64] | None) -> NDArray[np.float64]:
         return np.broadcast_to(flat, (len(tokens), len(flat)))
 
-    return PolicyFunction(raw, tokenizer, "uniform", scores=True)
+    function = PolicyFunction(raw, tokenizer, "uniform", scores=True)
+    function._made_from = (uniform, (task,))
+    return function
 
 
 def as_log_probs(source: Any, task: Task | Tokenizer) -> PolicyFunction:
@@ -205,10 +223,16 @@ def as_log_probs(source: Any, task: Task | Tokenizer) -> PolicyFunction:
     if isinstance(source, PolicyFunction):
         check_actions(source.name, source.tokenizer.num_actions, tokenizer)
         return source
-    if isinstance(source, str | os.PathLike):
-        return _of_lm(load_for(tokenizer, source), repr(os.fspath(source)), task)
     if hasattr(source, "policy"):
         return as_log_probs(source.policy, task)
+    function = _of_source(source, task, tokenizer)
+    function._made_from = (as_log_probs, (source, task))
+    return function
+
+
+def _of_source(source: Any, task: Task | Tokenizer, tokenizer: Tokenizer) -> PolicyFunction:
+    if isinstance(source, str | os.PathLike):
+        return _of_lm(load_for(tokenizer, source), repr(os.fspath(source)), task)
     if is_lm(source):
         return _of_lm(source, type(source).__name__, task)
     if hasattr(source, "get_distribution") or hasattr(source, "predict"):

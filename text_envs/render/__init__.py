@@ -7,6 +7,11 @@
 | `rgb_array` | `(360, 640, 3)` uint8, each token coloured by one score | Pillow |
 | `html` | a page that needs no other file, with a choice between all scores | |
 
+A character whose bytes several tokens share stands at the last of them, with a dot for the others;
+a dotted circle is a token of a character that is not complete. Codes that a terminal or a browser
+would obey (control, direction, zero width) are shown as signs, and what a terminal cannot encode
+as a question mark.
+
 Imports `tokens`, `episodes` and `core`; Pillow only where an image is asked for.
 
 Every environment knows its rewards. Whatever else is to be seen, an agent tells with
@@ -33,9 +38,10 @@ from __future__ import annotations
 
 from text_envs.render.gif import write_gif
 from text_envs.render.heatmap import rgb_array
-from text_envs.render.text import ansi
+from text_envs.render.text import ansi, show
+from text_envs.render.visible import visible
 from text_envs.render.web import html
 
-__all__ = ["MODES", "ansi", "html", "rgb_array", "write_gif"]
+__all__ = ["MODES", "ansi", "html", "rgb_array", "show", "visible", "write_gif"]
 
 MODES = ["ansi", "html", "human", "rgb_array"]

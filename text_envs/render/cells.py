@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from text_envs.episodes.types import Role
-from text_envs.tokens.spelling import Speller
+from text_envs.render.visible import visible
+from text_envs.tokens.spelling import OPEN, PART, Piece, Speller
 
-__all__ = ["END", "SPECIAL", "Cell", "cells_of_row", "split_text"]
+__all__ = ["END", "OPEN", "PART", "SPECIAL", "Cell", "cells_of_row", "split_text"]
 
 END = "\u00b6"  # a pilcrow: the end of a text or a turn
 SPECIAL = "\u25a0"  # a square: any other token without text
@@ -25,6 +26,8 @@ class Cell:
         lead: white space before its text.
         text: what is shown; never empty.
         tail: white space behind it.
+        mark: the sign at the end of `text` that is not of the episode's text: `END`, `SPECIAL`,
+            `PART` of a character that a later token completes, `OPEN` where none does; or nothing.
     """
 
     column: int
@@ -32,6 +35,7 @@ class Cell:
     lead: str
     text: str
     tail: str = ""
+    mark: str = ""
 
 
 def split_text(piece: str) -> tuple[str, str, str]:
@@ -63,16 +67,25 @@ def cells_of_row(
     columns = [c for c, role in enumerate(roles) if role != int(Role.PAD)]
     ids = [int(tokens[c]) for c in columns]
     cells: list[Cell] = []
-    for column, token, piece in zip(columns, ids, speller.pieces(ids), strict=True):
+    for column, token, piece in zip(columns, ids, speller.spell(ids), strict=True):
         role = Role(int(roles[column]))
-        if piece:
-            lead, text, tail = split_text(piece)
-        elif role == Role.PROMPT:
-            continue
-        else:
+        if not any(piece):
+            if role == Role.PROMPT:
+                continue
             mark = END if token == speller.tokenizer.eos_id else SPECIAL
             lead, text, tail = " ", mark, ""
+        else:
+            mark, (lead, text, tail) = piece.mark, _shown(piece)
         if dialogue and cells and _SPEAKERS[cells[-1].role] != _SPEAKERS[role]:
             lead = "\n"
-        cells.append(Cell(column, role, lead if cells else "", text, tail))
+        cells.append(Cell(column, role, lead if cells else "", text, tail, mark))
     return cells
+
+
+def _shown(piece: Piece) -> tuple[str, str, str]:
+    """Return the white space before a piece, what is visible of it, the white space behind."""
+    text = visible(piece.text)
+    if not piece.mark:
+        return split_text(text)
+    body = text.lstrip()
+    return text[: len(text) - len(body)], body + piece.mark, ""

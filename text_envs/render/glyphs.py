@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from text_envs.render.colours import Colour
+from text_envs.render.visible import one_line
 
 __all__ = ["SQUARES", "pillow", "stamp", "width_of"]
 
@@ -64,6 +65,7 @@ def _ink(text: str, size: int) -> tuple[int, NDArray[np.uint16]]:
 
     A letter may reach over the place that belongs to it: `w` is not always the first number.
     """
+    text = one_line(text)  # Pillow measures single lines only
     modules, font = pillow("render_mode='rgb_array'"), _font(size)
     ascent, descent = font.getmetrics()
     moves, reaches = round(font.getlength(text)), font.getbbox(text)[2]

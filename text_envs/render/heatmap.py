@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from text_envs.core.engine import TokenEngine
 from text_envs.episodes.types import Role
-from text_envs.render.cells import END, Cell
+from text_envs.render.cells import END, OPEN, PART, Cell
 from text_envs.render.colours import INK, PROMPT, REPLY, Colour, mix, scale
 from text_envs.render.glyphs import stamp, width_of
 from text_envs.render.rows import cells_of, score_of, total_reward
@@ -37,6 +37,7 @@ _KEYS = {
     Role.ACTION: "written",
     Role.REPLY: "reply",
 }
+_SIGNS = {END: "end", PART: "part", OPEN: "unfinished"}
 
 
 class _Placed(NamedTuple):
@@ -143,8 +144,11 @@ def _footer(image: NDArray[np.uint8], engine: TokenEngine, row: int, cells: Sequ
             if role == Role.PREFIX:
                 _dots(image, x, _FOOT + 52, width_of(name, _SMALL))
             x += width_of(name, _SMALL) + 18
-    if any(cell.text == END for cell in cells):
-        stamp(image, (x, _FOOT + 36), f"{END} end", _SMALL, INK)
+    marks = {cell.mark for cell in cells}
+    for mark, name in _SIGNS.items():
+        if mark in marks:
+            stamp(image, (x, _FOOT + 36), f"{mark} {name}", _SMALL, INK)
+            x += width_of(f"{mark} {name}", _SMALL) + 18
 
 
 def _legend(image: NDArray[np.uint8], name: str, full: float) -> None:

@@ -29,13 +29,20 @@ from numpy.typing import NDArray
 from text_envs.core.record import REWARD
 from text_envs.episodes.store import EpisodeDataset
 from text_envs.episodes.types import EpisodeBatch, Role
-from text_envs.render.cells import END, cells_of_row, split_text
+from text_envs.render.cells import END, OPEN, PART, cells_of_row, split_text
 from text_envs.render.colours import INK, NEGATIVE, POSITIVE, mix, scale
 from text_envs.render.page_style import STYLE, hex_of, rules
+from text_envs.render.visible import visible
 from text_envs.tokens.protocol import Tokenizer
 from text_envs.tokens.spelling import Speller
 
 __all__ = ["TokenRow", "page", "rows_from", "write_page"]
+
+_SIGNS = {
+    END: "end of a text or turn",
+    PART: "part of the character that follows",
+    OPEN: "part of an unfinished character",
+}
 
 
 @dataclass(frozen=True)
@@ -162,7 +169,7 @@ def page(title: str, sections: Mapping[str, Sequence[TokenRow]], note: str = "")
     scales = {name: scale(_numbers(name, rows)) for name in names}
     choices = "".join(
         f'<label><input type="radio" name="score" value="{number}"'
-        f"{' checked' if number == 0 else ''}>{html.escape(name)}</label>"
+        f"{' checked' if number == 0 else ''}>{_escape(name)}</label>"
         for number, name in enumerate(names)
     )
     legends = "".join(
@@ -171,16 +178,16 @@ def page(title: str, sections: Mapping[str, Sequence[TokenRow]], note: str = "")
     )
     head = f"<fieldset><legend>Colour by</legend>{choices}</fieldset>{legends}" if names else ""
     body = "".join(
-        (f"<h2>{html.escape(heading)}</h2>" if heading else "")
+        (f"<h2>{_escape(heading)}</h2>" if heading else "")
         + "".join(_line(row, names, scales) for row in section)
         for heading, section in sections.items()
     )
-    below = f"<p>{html.escape(note)}</p>" if note else ""
+    below = f"<p>{_escape(note)}</p>" if note else ""
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}{rules(len(names))}</style></head>"
-        f'<body><h1>{html.escape(title)}</h1>{below}<form autocomplete="off">'
+        f"<title>{_escape(title)}</title><style>{STYLE}{rules(len(names))}</style></head>"
+        f'<body><h1>{_escape(title)}</h1>{below}<form autocomplete="off">'
         f'<div class="top">{head}{_key(rows)}</div>{body}</form></body></html>\n'
     )
 
@@ -211,7 +218,7 @@ def _legend(number: int, name: str, full: float, signed: bool) -> str:
     low = f"\u2212{full:g}" if signed else "0"
     return (
         f'<div class="scale l{number}"><span>{low}</span>'
-        f'<span class="bar" role="img" aria-label="{html.escape(name)}: from {low} to +{full:g}" '
+        f'<span class="bar" role="img" aria-label="{_escape(name)}: from {low} to +{full:g}" '
         f'style="background:linear-gradient(90deg,{",".join(shades)})"></span>'
         f"<span>+{full:g}</span></div>"
     )
@@ -224,8 +231,8 @@ def _key(rows: Sequence[TokenRow]) -> str:
     entries += ['<span><span class="g">given</span> in advance</span>'] * (Role.PREFIX in roles)
     entries += ["<span>written by the agent</span>"]
     entries += ['<span class="r">reply of the environment</span>'] * (Role.REPLY in roles)
-    if any(END in token for row in rows for token in row.tokens):
-        entries.append(f"<span>{END} end of a text or turn</span>")
+    shown = {token.strip()[-1:] for row in rows for token in row.tokens}
+    entries += [f"<span>{mark} {name}</span>" for mark, name in _SIGNS.items() if mark in shown]
     return f'<p class="key">{"".join(entries)}</p>' if len(entries) > 1 else ""
 
 
@@ -236,12 +243,12 @@ def _line(row: TokenRow, names: Sequence[str], scales: Mapping[str, float]) -> s
     for position, token in enumerate(row.tokens):
         before = " " if row.spaced and words else ""
         inside = not row.spaced and not tail
-        lead, text, tail = split_text(token)
+        lead, text, tail = split_text(visible(token))
         span = _span(row, position, text, names, scales, glued=inside and not lead)
         words.append(f"{before}{lead}{span}{tail}")
-    prompt = f'<span class="p">{html.escape(row.prompt)}</span>' if row.prompt else ""
+    prompt = f'<span class="p">{_escape(row.prompt)}</span>' if row.prompt else ""
     between = " " if prompt and row.spaced else ""
-    caption = f'<span class="c">{html.escape(row.caption)}</span>' if row.caption else ""
+    caption = f'<span class="c">{_escape(row.caption)}</span>' if row.caption else ""
     return f'<p class="e">{prompt}{between}{"".join(words)}{caption}</p>'
 
 
@@ -266,5 +273,10 @@ def _span(
     role = row.roles[position] if row.roles else Role.ACTION
     kind = "t" + {Role.PREFIX: " g", Role.REPLY: " r"}.get(role, "") + " n" * glued
     style = f' style="{colours}"' if colours else ""
-    title = f' title="{html.escape(tip)}"' if tip else ""
-    return f'<span class="{kind}"{style}{title}>{html.escape(text)}</span>'
+    title = f' title="{_escape(tip)}"' if tip else ""
+    return f'<span class="{kind}"{style}{title}>{_escape(text)}</span>'
+
+
+def _escape(text: str) -> str:
+    """Return a text as a page may hold it, in an attribute too."""
+    return html.escape(visible(text))

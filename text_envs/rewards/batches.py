@@ -1,4 +1,4 @@
-"""Rows of a batch of episodes as a batch of their own."""
+"""Rows of a batch of episodes as a batch of their own, and as whole texts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from text_envs.episodes.types import EpisodeBatch
 
-__all__ = ["select"]
+__all__ = ["select", "whole_texts"]
 
 
 def select(episodes: EpisodeBatch, rows: Sequence[int]) -> EpisodeBatch:
@@ -30,3 +30,17 @@ def select(episodes: EpisodeBatch, rows: Sequence[int]) -> EpisodeBatch:
         get_example=episodes.get_example,
         rngs=None if rngs is None else [rngs[row] for row in chosen.tolist()],
     )
+
+
+def whole_texts(episodes: EpisodeBatch) -> list[str]:
+    """Return each prompt with what the agent wrote as one text.
+
+    The tokens of both are decoded in one go: decoded apart, nobody would know whether a space
+    stands between them. Replies of the environment are left out, as in `EpisodeBatch.texts`, and
+    so are padding, begin and end tokens.
+    """
+    tokenizer, first = episodes.tokenizer, episodes.prompt_length
+    ids = np.concatenate([episodes.tokens[:, :first], episodes.response], axis=1)  # (B, L)
+    silent = [i for i in (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) if i is not None]
+    shown = ~np.isin(ids, silent)
+    return [tokenizer.decode(row[keep].tolist()) for row, keep in zip(ids, shown, strict=True)]

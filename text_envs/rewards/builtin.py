@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from text_envs.core.ledger import check_names
 from text_envs.core.reward import RewardModel, Scored, bind, describe, score_with_details
 from text_envs.core.task import Task
 from text_envs.episodes.types import EpisodeBatch
@@ -109,7 +110,7 @@ class WeightedSum:
             if not np.isfinite(weight):
                 raise ValueError(f"weight of reward {name!r} must be finite, got {weight!r}")
         self.parts = {name: (float(weight), model) for name, (weight, model) in parts.items()}
-        self.components = tuple(self.parts)
+        self.components = check_names(self.parts)
         self.name = " + ".join(f"{w:g} {describe(m)}" for w, m in self.parts.values())
 
     def bind(self, task: Task) -> None:

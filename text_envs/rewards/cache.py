@@ -31,6 +31,7 @@ class Cache(Decorator):
     evaluation, groups that have collapsed, an LLM judge.
 
     An example is told apart by its content; one whose metadata cannot be pickled is never cached.
+    A deep copy begins empty; a pickle remembers what the original did.
 
     >>> import gymnasium as gym, text_envs
     >>> from text_envs.rewards import Cache
@@ -148,3 +149,7 @@ class Cache(Decorator):
     def __deepcopy__(self, memo: dict[int, Any]) -> Cache:
         """Return an empty cache around a copy of the model."""
         return Cache(copy.deepcopy(self.model, memo), self.maxsize)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Digests of examples are made again; the examples may hold what cannot be pickled.
+        return {**self.__dict__, "_digests": {}}

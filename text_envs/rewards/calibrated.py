@@ -67,7 +67,8 @@ class Calibrated:
     once each, in batches. `info["reward_details"]` shows `raw`, `demo` and `calibrated` (with
     components `raw/<name>` and so on); `demo` is NaN where an example has no demonstration.
 
-    One object may serve several environments; `scale="std"` is that of the first task.
+    One object may serve several environments; `scale="std"` is that of the first task. Copies know
+    what the original knows by then and go their own ways; a pickle scores demonstrations anew.
 
     >>> import gymnasium as gym
     >>> reward = Calibrated("length", demonstrations={0: "a b"})
@@ -152,10 +153,6 @@ class Calibrated:
         self._fallback = None if fallback is None else np.atleast_1d(np.array(fallback, float))
         self._rng = np.random.default_rng(seed)
         self._task: Task | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Calibrated:
-        """Return self: it remembers rewards only, and reading a spec copies its arguments."""
-        return self
 
     def bind(self, task: Task) -> None:
         """Look for demonstrations of `task`, which an environment calls when it is built.

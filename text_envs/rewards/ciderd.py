@@ -16,6 +16,7 @@ arXiv 1411.5726.
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import math
@@ -121,8 +122,10 @@ class CiderD:
         self._cache: dict[str, _Vector] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CiderD:
-        """Return self: the document frequencies are frozen."""
-        return self
+        """Return the same document frequencies, which are frozen, with references of its own."""
+        twin = copy.copy(self)
+        twin._cache = dict(self._cache)  # whose vectors are never changed
+        return twin
 
     def score_texts(
         self, texts: Sequence[str], of_each: Sequence[Sequence[str]]

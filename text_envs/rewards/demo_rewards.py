@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +57,18 @@ class DemoRewards:
         self.reward_model, self.demonstrations = reward_model, demonstrations
         self.batch_size, self.needed = batch_size, needed
         self._tasks: list[_Known] = []
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DemoRewards:
+        """Return what is known so far around a copy of the model."""
+        twin = copy.copy(self)
+        twin.reward_model = copy.deepcopy(self.reward_model, memo)
+        # Arrays of rewards are never written to.
+        twin._tasks = [_Known(known.subject, dict(known.rewards)) for known in self._tasks]
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Subjects find their examples by functions, of which some have no name to be found by.
+        return {**self.__dict__, "_tasks": []}
 
     def look(self, task: Task) -> bool:
         """Find the demonstrations of a few of the task's examples, so that a gap shows early.

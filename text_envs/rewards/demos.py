@@ -128,6 +128,9 @@ class Demonstrations:
             raise TypeError(f"demonstrations are a {type(source).__name__}; accepted: {_ACCEPTED}")
         self._source = source
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Demonstrations:
+        return self  # only ever read
+
     def check(self, examples: int) -> None:
         """Check that demonstrations are of a task with so many examples.
 

@@ -11,127 +11,28 @@ from numpy.typing import NDArray
 
 from text_envs.episodes.errors import suggest
 from text_envs.episodes.types import EpisodeBatch
+from text_envs.rewards.batches import whole_texts
+from text_envs.rewards.heads import ClassifierHead
 
-__all__ = ["ClassifierHead", "SequenceClassifier"]
+__all__ = ["SequenceClassifier", "Template", "follow"]
 
 _OUTPUTS = ("probability", "logit")
 _TEMPLATES = ("plain", "pair", "chat")
-_ABSURD = 10**9  # tokenizers without a limit of their own state a huge one
-
-
-class ClassifierHead:
-    """A transformers model that maps a text, or a pair of texts, to logits; batched, frozen.
-
-    Texts too long for the model lose their beginning: the end is what the agent wrote.
-
-    Args:
-        spec: how messages call the model.
-        model: a local path or a Hub name; safetensors weights, no remote code.
-        device: where the model runs.
-        batch_size: texts per forward pass.
-
-    Raises:
-        ImportError: transformers is missing.
-        ValueError: the model cannot be loaded, or the texts cannot be batched.
-    """
-
-    def __init__(self, spec: str, model: str, *, device: str, batch_size: int) -> None:
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size!r}")
-        try:
-            import torch
-            from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-            from text_envs.lm.loading import quietly
-        except ImportError as error:
-            raise ImportError(
-                f"reward {spec!r} needs torch and transformers: pip install 'text_envs[agents]'"
-            ) from error
-        try:
-            with quietly():
-                tokenizer: Any = AutoTokenizer.from_pretrained(model, truncation_side="left")
-                loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-                    model, use_safetensors=True
-                )
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"reward {spec!r}: cannot load a sequence-classification model and its "
-                f"tokenizer from {model!r}: {error}"
-            ) from error
-        self.spec = spec
-        self.tokenizer = tokenizer
-        self._torch = torch
-        self._model = loaded.eval().requires_grad_(False).to(device)
-        self._device = device
-        self._batch_size = batch_size
-        self.labels: dict[int, str] = {
-            int(number): str(name) for number, name in loaded.config.id2label.items()
-        }
-        self._longest = tokenizer.model_max_length
-        if self._longest > _ABSURD:
-            self._longest = getattr(loaded.config, "max_position_embeddings", None)
-        # Some models cannot read nothing at all; an empty text is shown as a special token.
-        special = (tokenizer.eos_token, tokenizer.sep_token, tokenizer.pad_token)
-        self._empty: str = next((token for token in special if token), " ")
-        if tokenizer.pad_token_id is None and batch_size > 1:
-            raise ValueError(
-                f"reward {spec!r}: its tokenizer has no pad token, so texts cannot be batched;"
-                " pass batch_size=1 or save the tokenizer with a pad token"
-            )
-        if loaded.config.pad_token_id is None:  # by it the model finds the last token of a row
-            loaded.config.pad_token_id = tokenizer.pad_token_id
-
-    def find_label(self, label: str | int) -> int:
-        """Return the number of a label given by number or name."""
-        count = len(self.labels)
-        if isinstance(label, int):
-            if not 0 <= label < count:
-                raise ValueError(f"label {label} of {self.spec!r}; accepted: 0..{count - 1}")
-            return label
-        by_name = {name: number for number, name in self.labels.items()}
-        if label not in by_name:
-            raise ValueError(f"unknown label {label!r} of {self.spec!r}.{suggest(label, by_name)}")
-        return by_name[label]
-
-    def logits(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, special: bool = True
-    ) -> NDArray[np.float64]:
-        """Return the logits of each text, or pair of texts, `(B, labels)`.
-
-        Args:
-            texts: the first text of each row.
-            pairs: the second, or None.
-            special: let the tokenizer add its special tokens.
-        """
-        rows = np.zeros((len(texts), len(self.labels)))
-        seconds = [""] * len(texts) if pairs is None else pairs
-        lengths = [len(a) + len(b) for a, b in zip(texts, seconds, strict=True)]
-        # Similar lengths share a batch, so that little padding is computed.
-        order = np.argsort(lengths, kind="stable")
-        for begin in range(0, len(texts), self._batch_size):
-            chosen = order[begin : begin + self._batch_size].tolist()
-            first = [texts[i] or self._empty for i in chosen]
-            second = None if pairs is None else [pairs[i] or self._empty for i in chosen]
-            rows[chosen] = self._forward(first, second, special)
-        return rows
-
-    def _forward(
-        self, texts: list[str], pairs: list[str] | None, special: bool
-    ) -> NDArray[np.float64]:
-        inputs = self.tokenizer(
-            texts, pairs, return_tensors="pt", padding=len(texts) > 1, add_special_tokens=special,
-            truncation=self._longest is not None, max_length=self._longest,
-        ).to(self._device)  # fmt: skip
-        with self._torch.inference_mode():
-            logits: NDArray[np.float64] = self._model(**inputs).logits.double().cpu().numpy()
-        return logits
 
 
 class SequenceClassifier:
     """Score of a classifier, or of a scalar reward model, on prompt and continuation; batched.
 
     A model with one output (a reward model in the usual sense) pays that output. A model with
-    several labels pays the probability, or the logit, of one of them.
+    several labels pays the probability, or the logit, of one of them. A text longer than the model
+    reads loses its beginning. A text earns the same alone and in any batch.
+
+    Prompt and continuation are read as they were written: their tokens are decoded together, once,
+    without padding and special tokens, so that "wonder" and "ful" are read as "wonderful". Of a
+    dialogue these are the prompt and the agent's own words, in their order, without the
+    environment's replies between them.
+
+    A deep copy is the object itself, as nothing in it changes; a pickle holds the weights.
 
     Here `folder` holds a small classifier; it can be a Hub name as well:
 
@@ -165,9 +66,10 @@ class SequenceClassifier:
             device: where the model runs, for example "cuda".
             batch_size: texts per forward pass.
             include_prompt: score prompt and continuation together, or the continuation alone.
-            template: how prompt and continuation are put together: "plain", one after the other;
+            template: how prompt and continuation are put together: "plain", as they were written;
                 "pair", as the tokenizer's pair of texts; "chat", as the tokenizer's chat template
-                for a question and its answer; or a text with `{prompt}` and `{text}`.
+                for a question and its answer; or a text with `{prompt}` and `{text}`, of which
+                `{prompt}{text}` stands for both as they were written.
 
         Raises:
             ImportError: transformers is missing.
@@ -189,7 +91,10 @@ class SequenceClassifier:
     def score_texts(
         self, texts: Sequence[str], prompts: Sequence[str] | None = None
     ) -> NDArray[np.float64]:
-        """Return the score of each text, `(B,)`, continuing a prompt if there are any."""
+        """Return the score of each text, `(B,)`, continuing a prompt if there are any.
+
+        A text follows its prompt after a space, unless it begins with white space.
+        """
         if prompts is None:
             logits = self._head.logits(texts)
         else:
@@ -198,8 +103,9 @@ class SequenceClassifier:
 
     def __call__(self, episodes: EpisodeBatch) -> NDArray[np.float64]:
         """Return `(B,)`."""
-        prompts = episodes.prompts if self._include_prompt else None
-        return self.score_texts(episodes.texts, prompts)
+        if not self._include_prompt:
+            return self.score_texts(episodes.texts)
+        return self._pay(self.template.logits_of(self._head, episodes))
 
     def _pay(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
         if logits.shape[1] > 1 and self._output == "probability":
@@ -232,16 +138,48 @@ class Template:
         self.form = form
 
     def logits(
-        self, head: ClassifierHead, prompts: Sequence[str], texts: Sequence[str]
+        self,
+        head: ClassifierHead,
+        prompts: Sequence[str],
+        texts: Sequence[str],
+        wholes: Sequence[str] | None = None,
     ) -> NDArray[np.float64]:
-        """Return the logits of each text after its prompt, `(B, labels)`."""
+        """Return the logits of each text after its prompt, `(B, labels)`.
+
+        Args:
+            head: the model.
+            prompts: the prompts.
+            texts: what follows each.
+            wholes: each prompt and its text as one; None for `follow`.
+        """
         if self.form == "pair":
             return head.logits(prompts, texts)
-        pairs = zip(prompts, texts, strict=True)
         if self.form == "chat":
+            pairs = zip(prompts, texts, strict=True)
             return head.logits([_chat(head, *pair) for pair in pairs], special=False)
-        form = "{prompt} {text}" if self.form == "plain" else self.form
-        return head.logits([form.format(prompt=p, text=t).strip() for p, t in pairs])
+        if wholes is None:
+            wholes = [follow(*pair) for pair in zip(prompts, texts, strict=True)]
+        if self.form == "plain":
+            return head.logits(wholes)
+        form = self.form.replace("{prompt}{text}", "{whole}")
+        rows = zip(prompts, texts, wholes, strict=True)
+        return head.logits([form.format(prompt=p, text=t, whole=w).strip() for p, t, w in rows])
+
+    def logits_of(self, head: ClassifierHead, episodes: EpisodeBatch) -> NDArray[np.float64]:
+        """Return the logits of each episode, `(B, labels)`."""
+        wholes = whole_texts(episodes)
+        if self.form == "plain":
+            return head.logits(wholes)
+        return self.logits(head, episodes.prompts, episodes.texts, wholes)
+
+
+def follow(prompt: str, text: str) -> str:
+    """Return a prompt and a text of which nobody knows the tokens as one text.
+
+    >>> follow("a film", "about love"), follow("a film", " about love"), follow("", "love")
+    ('a film about love', 'a film about love', 'love')
+    """
+    return (prompt + text if text[:1].isspace() else f"{prompt} {text}").strip()
 
 
 def _chat(head: ClassifierHead, prompt: str, text: str) -> str:

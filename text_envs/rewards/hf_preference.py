@@ -25,13 +25,17 @@ from numpy.typing import NDArray
 
 from text_envs.episodes.errors import suggest
 from text_envs.episodes.types import EpisodeBatch
-from text_envs.rewards.hf import ClassifierHead, Template
+from text_envs.rewards.batches import whole_texts
+from text_envs.rewards.heads import ClassifierHead
+from text_envs.rewards.hf import Template, follow
 from text_envs.rewards.words import references
 
 __all__ = ["PreferenceModel"]
 
 _HEADS = ("scalar", "pairwise")
 _OUTPUTS = ("logit", "probability")
+
+_Read = tuple[str, str, str]  # a prompt, a text, and both as one
 
 
 class PreferenceModel:
@@ -42,6 +46,13 @@ class PreferenceModel:
     | "scalar" | prompt and one text, put together by `template` | one number, `num_labels=1` |
     | "pairwise" | the tokenizer's pair (prompt and first text, second text) | one log-odds that \
 the first is better, or labels of which `label` says so |
+
+    The agent's text is read with its prompt as it was written, see `SequenceClassifier`; another
+    text, of which there are no tokens, follows the prompt after a space, and as the agent's own
+    where it is equal. A text longer than the model reads loses its beginning. A text earns the
+    same alone and in any batch.
+
+    A deep copy is the object itself, as nothing in it changes; a pickle holds the weights.
 
     Here `folder` holds a small scalar model; it can be a Hub name as well:
 
@@ -122,13 +133,25 @@ the first is better, or labels of which `label` says so |
         prompts: Sequence[str],
         texts: Sequence[str],
         of_each: Sequence[Sequence[str]],
+        wholes: Sequence[str] | None = None,
     ) -> NDArray[np.float64]:
-        """Return the reward of each text against its own other texts, `(B,)`."""
+        """Return the reward of each text against its own other texts, `(B,)`.
+
+        Args:
+            prompts: B prompts.
+            texts: B texts.
+            of_each: the other texts of each, at least one.
+            wholes: each prompt and its text as one; None puts a space between them.
+        """
+        if not len(texts):
+            return np.zeros(0)
+        if wholes is None:
+            wholes = [follow(*pair) for pair in zip(prompts, texts, strict=True)]
         row = np.repeat(np.arange(len(texts)), [len(others) for others in of_each])  # (M,)
-        x = [prompts[i] for i in row.tolist()]
-        y = [texts[i] for i in row.tolist()]
-        z = [other for others in of_each for other in others]
-        logits = self._scalar(x, y, z) if self.head == "scalar" else self._pairwise(x, y, z)
+        y = [(prompts[i], texts[i], wholes[i]) for i in row.tolist()]
+        others = [other for others in of_each for other in others]
+        z = [_instead(one, other) for one, other in zip(y, others, strict=True)]
+        logits = self._scalar(y, z) if self.head == "scalar" else self._pairwise(y, z)
         if self.output == "probability":
             logits = (1 + np.tanh(logits / 2)) / 2  # a sigmoid that cannot overflow
         count = np.bincount(row, minlength=len(texts))
@@ -137,24 +160,26 @@ the first is better, or labels of which `label` says so |
 
     def __call__(self, episodes: EpisodeBatch) -> NDArray[np.float64]:
         """Return the rewards, `(B,)`."""
-        return self.score_texts(episodes.prompts, episodes.texts, self._others(episodes))
+        return self.score_texts(
+            episodes.prompts, episodes.texts, self._others(episodes), whole_texts(episodes)
+        )
 
-    def _scalar(self, x: list[str], y: list[str], z: list[str]) -> NDArray[np.float64]:
-        pairs = [*zip(x, y, strict=True), *zip(x, z, strict=True)]
-        place = {pair: number for number, pair in enumerate(dict.fromkeys(pairs))}
-        prompts, texts = zip(*place, strict=True)
-        scores = self.template.logits(self._head, prompts, texts)[:, 0]
-        each = scores[[place[pair] for pair in pairs]]  # an equal pair is read once
-        return each[: len(x)] - each[len(x) :]
+    def _scalar(self, y: list[_Read], z: list[_Read]) -> NDArray[np.float64]:
+        place = {read: number for number, read in enumerate(dict.fromkeys([*y, *z]))}
+        prompts, texts, wholes = zip(*place, strict=True)
+        scores = self.template.logits(self._head, prompts, texts, wholes)[:, 0]
+        each = scores[[place[read] for read in [*y, *z]]]  # an equal text is read once
+        return each[: len(y)] - each[len(y) :]
 
-    def _pairwise(self, x: list[str], y: list[str], z: list[str]) -> NDArray[np.float64]:
-        def odds(first: list[str], second: list[str]) -> NDArray[np.float64]:
-            begun = [f"{prompt} {text}".strip() for prompt, text in zip(x, first, strict=True)]
-            logits = self._head.logits(begun, second)
+    def _pairwise(self, y: list[_Read], z: list[_Read]) -> NDArray[np.float64]:
+        def odds(first: list[_Read], second: list[_Read]) -> NDArray[np.float64]:
+            logits = self._head.logits(
+                [whole for *_, whole in first], [text for _, text, _ in second]
+            )
             if logits.shape[1] == 1:
                 return logits[:, 0]
-            others = np.logaddexp.reduce(np.delete(logits, self._label, axis=1), axis=1)
-            return np.asarray(logits[:, self._label] - others)
+            rest = np.logaddexp.reduce(np.delete(logits, self._label, axis=1), axis=1)
+            return np.asarray(logits[:, self._label] - rest)
 
         return (odds(y, z) - odds(z, y)) / 2 if self.both_orders else odds(y, z)
 
@@ -176,3 +201,9 @@ the first is better, or labels of which `label` says so |
 
     def __repr__(self) -> str:
         return f"PreferenceModel({self.name!r}, head={self.head!r})"
+
+
+def _instead(read: _Read, other: str) -> _Read:
+    """Return what is read if another text follows the prompt."""
+    prompt, text, _ = read
+    return read if other == text else (prompt, other, follow(prompt, other))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from text_envs.episodes.errors import suggest
 from text_envs.episodes.types import EpisodeBatch
+from text_envs.rewards.secrets import refuse_secrets
 from text_envs.rewards.transport import JsonClient, UnusableAnswer
 from text_envs.rewards.words import references
 
@@ -44,11 +45,14 @@ class Judge:
     the number in the reply, between `low` and `high`. A reply without such a number is asked for
     again, like an answer that does not come. If one text cannot be marked after all retries, the
     call fails and the environment takes the step back; marks that did arrive are kept, so that
-    repeating the step asks for the missing ones only.
+    repeating the step asks for the missing ones only. So they are where the call is interrupted, by
+    Ctrl-C for example, which takes effect at once.
 
     A judge reads what the agent wrote, and an agent in training will find what pleases it, pleas
     for a high mark included: look at texts, not at marks alone. Replies differ from call to call
     on many servers even at temperature 0; `Cache(Judge(...))` marks a text once.
+
+    Copies and pickles ask the same server over connections of their own.
 
     ```python
     env = gym.make(
@@ -137,12 +141,9 @@ class Judge:
         self.name = f"judge:{model}"
         self.model, self.template, self.system = model, template, system
         self.low, self.high = float(low), float(high)
+        refuse_secrets({"options": options or {}})
         self.options = dict(_OPTIONS if options is None else options)
         self._kept: dict[str, float] = {}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Judge:
-        """Return self: reading a spec copies its arguments, and connections are no part of it."""
-        return self
 
     def messages(self, episodes: EpisodeBatch) -> list[str]:
         """Return the filled template of each episode."""
@@ -166,7 +167,7 @@ class Judge:
         bodies = {row: self._body(m) for row, m in enumerate(messages) if row not in marks}
         try:
             self.client.post_all(bodies, self._read, marks)
-        except Exception:
+        except BaseException:  # a Ctrl-C at a server that hangs as well
             self._kept.update({messages[row]: mark for row, mark in marks.items()})
             raise
         self._kept.clear()

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 from text_envs.episodes.errors import suggest
 from text_envs.episodes.types import EpisodeBatch, Role
+from text_envs.rewards.batches import whole_texts
+from text_envs.rewards.reading import longest_positions
 from text_envs.tokens.loading import load_tokenizer
 from text_envs.tokens.protocol import Tokenizer
 
@@ -32,6 +34,12 @@ _DECIMALS = 9
 
 class Likelihood:
     """Mean log-likelihood per token of what the agent wrote, in nats; at most 0.
+
+    Text of another tokenizer is encoded again, prompt and continuation in one go; the tokens that
+    the prompt alone does not have are those that are paid for. A text earns the same alone and in
+    any batch. One of more tokens than the model has positions is an error.
+
+    A deep copy is the object itself, as nothing in it changes; a pickle holds the weights.
 
     >>> import gymnasium as gym, text_envs
     >>> env = gym.make("text_envs/Reviews-v0", reward="likelihood", max_tokens=3)
@@ -74,18 +82,17 @@ class Likelihood:
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
         load = _load_once if isinstance(model, str) else _load
-        self._torch, self._model, own = load(model, device, dtype)
+        self._model, own = load(model, device, dtype)
         if tokenizer is not None:
             own = load_tokenizer(tokenizer)
         if own is None:
             raise ValueError("this language model comes without a tokenizer; pass tokenizer=...")
         self.tokenizer: Tokenizer = own
         self.name = f"likelihood:{model}" if isinstance(model, str) else "likelihood"
-        self.positions: int | None = getattr(self._model.config, "max_position_embeddings", None)
+        self.positions: int | None = longest_positions(self._model)
         self._device = device
         self._batch_size = batch_size
-        forbidden = self._torch.from_numpy(np.array(self.tokenizer.forbidden, dtype=bool))
-        self._forbidden = forbidden.to(device)
+        self._forbidden = _on(np.array(self.tokenizer.forbidden, dtype=bool), device)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Likelihood:
         """Return self: the weights are frozen, and reading a spec copies its arguments."""
@@ -134,7 +141,8 @@ class Likelihood:
     def _score_rows(
         self, tokens: NDArray[np.int64], scored: NDArray[np.bool_], result: NDArray[np.float64]
     ) -> None:
-        torch = self._torch
+        import torch
+
         filled = tokens != self.tokenizer.pad_id  # (B, L)
         place = filled.cumsum(axis=1) - 1  # (B, L) the column of each token without the padding
         width = int(place.max()) + 1
@@ -158,7 +166,7 @@ class Likelihood:
     def _restrict(self, logits: Any) -> Any:
         logits = logits[..., : self.tokenizer.num_actions]
         if bool(self._forbidden.any()):
-            logits = logits.masked_fill(self._forbidden, -self._torch.inf)
+            logits = logits.masked_fill(self._forbidden, -np.inf)
         return logits
 
     def _check_positions(self, width: int) -> None:
@@ -171,12 +179,12 @@ class Likelihood:
     def _encode_again(self, episodes: EpisodeBatch) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return prompts and texts in the model's own tokens, and which of them are the text."""
         rows, starts = [], []
-        texts = zip(episodes.prompts, episodes.texts, episodes.finish_reasons, strict=True)
-        for prompt, text, reason in texts:
-            before = self.tokenizer.encode_prompt(prompt)
+        texts = zip(episodes.prompts, whole_texts(episodes), episodes.finish_reasons, strict=True)
+        for prompt, whole, reason in texts:
+            ids, start = self._encode_whole(prompt, whole)
             end = [] if reason == "length" else [self.tokenizer.eos_id]
-            rows.append([*before, *self.tokenizer.encode(text), *end])
-            starts.append(len(before))
+            rows.append([*ids, *end])
+            starts.append(start)
         width = max(map(len, rows))
         tokens = np.full((len(rows), width), self.tokenizer.pad_id, dtype=np.int64)
         for tokens_row, ids in zip(tokens, rows, strict=True):
@@ -188,6 +196,18 @@ class Likelihood:
         known = tokens < self.tokenizer.num_actions
         known[known] = ~np.asarray(self.tokenizer.forbidden)[tokens[known]]
         return tokens, written & known
+
+    def _encode_whole(self, prompt: str, whole: str) -> tuple[list[int], int]:
+        """Return a prompt with its text as ids, and where those begin that are not the prompt's."""
+        before = self.tokenizer.encode_prompt(prompt)
+        if not prompt:  # the token that an empty prompt starts from stays
+            return [*before, *self.tokenizer.encode(whole)], len(before)
+        ids = self.tokenizer.encode_prompt(whole)
+        pairs = zip(before, ids, strict=False)
+        start = next((i for i, (one, other) in enumerate(pairs) if one != other), None)
+        start = min(len(before), len(ids)) if start is None else start
+        # The first token has none before it by which it could be likely.
+        return ids, max(start, 1)
 
     def continue_prompts(
         self,
@@ -208,7 +228,8 @@ class Likelihood:
         Returns:
             For each row the tokens, the end of the text last where it was reached.
         """
-        torch = self._torch
+        import torch
+
         filled = prompts != self.tokenizer.pad_id
         self._check_positions(int(filled.sum(axis=1).max()) + max_tokens)
         mask = torch.from_numpy(filled.astype(np.int64)).to(self._device)
@@ -244,8 +265,14 @@ class Likelihood:
         return f"Likelihood({self.name!r})"
 
 
-def _load(model: Any, device: str, dtype: str) -> tuple[Any, Any, Tokenizer | None]:
-    """Return torch, the frozen model and the tokenizer that comes with it."""
+def _on(values: NDArray[Any], device: str) -> Any:
+    import torch
+
+    return torch.from_numpy(values).to(device)
+
+
+def _load(model: Any, device: str, dtype: str) -> tuple[Any, Tokenizer | None]:
+    """Return the frozen model and the tokenizer that comes with it."""
     try:
         import torch
 
@@ -257,7 +284,7 @@ def _load(model: Any, device: str, dtype: str) -> tuple[Any, Any, Tokenizer | No
         ) from error
     loaded, tokenizer = load_lm(model, device=device)
     frozen: Any = freeze(loaded)
-    return torch, frozen.to(getattr(torch, dtype)), tokenizer
+    return frozen.to(getattr(torch, dtype)), tokenizer
 
 
 # Environments are made many times over; the weights of a name never change.

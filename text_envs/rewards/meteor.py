@@ -129,12 +129,22 @@ class Meteor:
             ) from error
         self._score: Any = meteor_score
         self._wordnet: Any = _load_synonyms(synonyms)
+        self._by_wordnet = isinstance(synonyms, str)
         self.name = "meteor-exact-stem" if synonyms is None else "meteor"
         self.alpha, self.beta, self.gamma = float(alpha), float(beta), float(gamma)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Meteor:
         """Return self: the metric has no state."""
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # WordNet is open files, found again where the pickle is read.
+        return {**self.__dict__, "_wordnet": None} if self._by_wordnet else dict(self.__dict__)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._by_wordnet:
+            self._wordnet = _load_synonyms("wordnet")
 
     def score_texts(
         self, texts: Sequence[str], of_each: Sequence[Sequence[str]]

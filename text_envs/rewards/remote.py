@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from text_envs.core.ledger import check_names
 from text_envs.episodes.types import EpisodeBatch
 from text_envs.rewards.transport import JsonClient, RemoteRewardError, UnusableAnswer
 
@@ -17,6 +18,7 @@ __all__ = ["Remote"]
 _SINGLE = "task"  # the one column of an answer without components, as environments call it
 
 _Answer = dict[str, NDArray[np.float64]]  # (B,) each
+_Row = dict[str, float]  # what one episode is paid
 
 
 class Remote:
@@ -39,7 +41,11 @@ class Remote:
     with one finite number an episode, in their order. `transcript` is `text` with the
     environment's replies between the agent's turns. Everything else, a wrong number of rewards or a
     NaN included, counts as a failed try and is asked for again. If all tries fail, the call fails
-    and the environment takes the step back.
+    and the environment takes the step back; rewards that did arrive are kept, so that repeating the
+    step asks for the missing ones only. So they are where the call is interrupted, by Ctrl-C for
+    example, which takes effect at once.
+
+    Copies and pickles ask the same server over connections of their own.
 
     Here `url` is such a server, which pays the number of words:
 
@@ -91,37 +97,44 @@ class Remote:
             url, api_key_env=api_key_env, timeout=timeout, retries=retries, backoff=backoff,
             max_wait=max_wait, concurrency=concurrency,
         )  # fmt: skip
-        self.components = tuple(components)
+        self.components = check_names(components)
         self.batch_size = batch_size
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Remote:
-        """Return self: reading a spec copies its arguments, and connections are no part of it."""
-        return self
+        self._kept: dict[str, _Row] = {}
 
     def __call__(self, episodes: EpisodeBatch) -> NDArray[np.float64]:
         """Return the rewards `(B,)`, or the components `(B, K)`."""
-        count, size = len(episodes), self.batch_size
-        wire = [as_json(episodes, row) for row in range(count)]
-        parts = {begin: wire[begin : begin + size] for begin in range(0, count, size)}
+        wire = [as_json(episodes, row) for row in range(len(episodes))]
+        keys = [json.dumps(episode) for episode in wire]
+        found = {row: self._kept[key] for row, key in enumerate(keys) if key in self._kept}
+        missing = [row for row in range(len(wire)) if row not in found]
+        parts = [missing[i : i + self.batch_size] for i in range(0, len(missing), self.batch_size)]
         answers: dict[int, _Answer] = {}
 
-        def read(answer: Any, begin: int) -> _Answer:
-            return _columns(answer, len(parts[begin]), self.components)
+        def read(answer: Any, number: int) -> _Answer:
+            return _columns(answer, len(parts[number]), self.components)
 
-        bodies = {begin: {"episodes": part} for begin, part in parts.items()}
-        self.client.post_all(bodies, read, answers)
-        names = self.components or tuple(answers[0])
-        for begin, columns in answers.items():
-            if set(columns) != set(names):
+        bodies = {n: {"episodes": [wire[row] for row in part]} for n, part in enumerate(parts)}
+        try:
+            self.client.post_all(bodies, read, answers)
+        except BaseException:  # a Ctrl-C at a server that hangs as well
+            self._kept.update((keys[row], one) for row, one in _rows(answers, parts))
+            raise
+        self._kept.clear()
+        found.update(_rows(answers, parts))
+        return self._as_array([found[row] for row in range(len(wire))])
+
+    def _as_array(self, rows: list[_Row]) -> NDArray[np.float64]:
+        names = self.components or tuple(rows[0] if rows else (_SINGLE,))
+        for number, row in enumerate(rows):
+            if set(row) != set(names):
                 raise RemoteRewardError(
                     f"{self.client.url} answered with {', '.join(names)} for the first episodes "
-                    f"and with {', '.join(columns)} from episode {begin} on"
+                    f"and with {', '.join(row)} from episode {number} on"
                 )
-        whole = [np.concatenate([answers[begin][name] for begin in parts]) for name in names]
         if names == (_SINGLE,):
-            return whole[0]
+            return np.array([row[_SINGLE] for row in rows], dtype=np.float64)
         self.components = names
-        return np.stack(whole, axis=1)
+        return np.array([[row[name] for name in names] for row in rows], dtype=np.float64)
 
     def __repr__(self) -> str:
         return f"Remote({self.client.url!r})"
@@ -175,6 +188,13 @@ def _columns(answer: Any, count: int, wanted: Sequence[str]) -> _Answer:
             f"components {', '.join(columns)}, while {', '.join(wanted)} are expected"
         )
     return {name: _column(name, values, count) for name, values in columns.items()}
+
+
+def _rows(answers: dict[int, _Answer], parts: list[list[int]]) -> Iterator[tuple[int, _Row]]:
+    """Yield the episodes that were answered for, and what each is paid."""
+    for number, columns in answers.items():
+        for place, row in enumerate(parts[number]):
+            yield row, {name: float(column[place]) for name, column in columns.items()}
 
 
 def _column(name: str, values: Any, count: int) -> NDArray[np.float64]:

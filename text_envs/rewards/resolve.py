@@ -10,7 +10,7 @@
 | `{"reward": form, "reward_kwargs": {...}}` | a name with arguments, where forms are nested |
 | `{form: weight}`, `{part: [weight, form]}` | a weighted sum |
 
-All but callables are plain JSON.
+All but callables are plain JSON, and none may hold a key: they are written to files.
 
 >>> resolve({"length": 1.0, "short": [-0.5, {"reward": "length", "reward_kwargs": {"target": 3}}]})
 WeightedSum({'length': (1.0, Length(target=None, scale=1.0)), \
@@ -28,6 +28,7 @@ from typing import Any
 from text_envs.core.reward import RewardModel
 from text_envs.episodes.errors import suggest
 from text_envs.rewards.builtin import Constant, Length, WeightedSum
+from text_envs.rewards.secrets import refuse_secrets
 
 __all__ = ["NAMES", "resolve"]
 
@@ -86,9 +87,13 @@ def resolve(spec: Any, **kwargs: Any) -> RewardModel:
         **kwargs: arguments of the named reward model, for example `device="cuda"`.
 
     Raises:
-        ValueError: an unknown name, with the nearest one; or a mapping of another form.
+        ValueError: an unknown name, with the nearest one; a mapping of another form; or an argument
+            that holds a key, which belongs into an environment variable.
         TypeError: something that is none of the above, or arguments where none are taken.
     """
+    refuse_secrets(kwargs)  # before any message can quote what was given
+    if isinstance(spec, str | Mapping):
+        refuse_secrets(spec)
     if isinstance(spec, str):
         return _by_name(spec, kwargs)
     if kwargs:
@@ -161,7 +166,9 @@ def _imported(module_name: str, attribute: str, kwargs: dict[str, Any]) -> Rewar
     if inspect.isclass(found):
         found = found(**kwargs)
     elif kwargs:
-        raise TypeError(f"reward {attribute!r} is a function and takes no arguments {kwargs}")
+        raise TypeError(
+            f"reward {attribute!r} is a function and takes no arguments {sorted(kwargs)}"
+        )
     if not callable(found):
         raise TypeError(f"reward '{module_name}:{attribute}' is {found!r}, which is not callable")
     model: RewardModel = found

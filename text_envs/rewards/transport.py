@@ -9,6 +9,10 @@ use. Before try k + 1 the client waits
 where Retry-After is what the server asked for, if it did, and u keeps many clients from coming
 back at once. Any other status fails at once: it would be the same again.
 
+Requests run in threads of their own, from which the caller takes the answers. Whatever takes
+control away from the caller, a Ctrl-C included, takes effect at once: the threads finish the try
+that they are in, unheard, and keep no interpreter from ending.
+
 A key is read from an environment variable when a request is sent. It stands in no attribute, no
 message and no pickle; where a server repeats it in an error, it is struck out.
 """
@@ -17,12 +21,12 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import random
 import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -33,6 +37,7 @@ T = TypeVar("T")
 _PASSING = frozenset({408, 425, 429})  # and 500 to 599: the same request may succeed later
 _MOST_BYTES = 2**26  # of one answer
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+_GLANCE = 0.2  # seconds
 _QUOTED = 300  # characters of a server's answer in a message
 
 
@@ -114,24 +119,16 @@ class JsonClient:
 
         Raises:
             RemoteRewardError: a request failed for good; the others are given up.
+            BaseException: whatever else interrupts the caller, with the same effect.
         """
         stop = threading.Event()
 
-        def work(number: int, body: Any) -> None:
+        def ask(number: int, body: Any) -> T:
             data = json.dumps(body).encode()
-            answers[number] = self._post(data, lambda answer: read(answer, number), stop)
+            return self._post(data, lambda answer: read(answer, number), stop)
 
         self._connections()  # made here once, not by every thread
-        with ThreadPoolExecutor(max(1, min(self.concurrency, len(bodies)))) as threads:
-            jobs = [threads.submit(work, number, body) for number, body in bodies.items()]
-            try:
-                done, _ = wait(jobs, return_when=FIRST_EXCEPTION)
-            finally:
-                stop.set()
-                threads.shutdown(wait=False, cancel_futures=True)
-        for job in jobs:
-            if job in done and not job.cancelled():
-                job.result()
+        _in_threads(ask, bodies, answers, self.concurrency, stop)
 
     def _post(self, body: bytes, read: Callable[[Any], T], stop: threading.Event) -> T:
         for attempt in range(1 + self.retries):
@@ -230,6 +227,57 @@ class JsonClient:
 
     def __repr__(self) -> str:
         return f"JsonClient({self.url!r}, api_key_env={self.api_key_env!r})"
+
+
+def _in_threads(
+    ask: Callable[[int, Any], T],
+    bodies: Mapping[int, Any],
+    answers: dict[int, T],
+    count: int,
+    stop: threading.Event,
+) -> None:
+    """Put what `ask` makes of each body into `answers`, `count` at once, until one of them fails.
+
+    However this ends, `stop` is set and every answer that has arrived stands in `answers`.
+    """
+    waiting: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+    for item in bodies.items():
+        waiting.put(item)
+    arrived: dict[int, T] = {}
+    told: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+    def work() -> None:
+        while not stop.is_set():
+            try:
+                number, body = waiting.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                arrived[number] = ask(number, body)
+                told.put(None)
+            except BaseException as error:  # whose place is the caller's thread
+                told.put(error)
+
+    try:
+        for _ in range(min(count, len(bodies))):
+            # Daemons, unlike the threads of an executor, are not waited for at exit.
+            threading.Thread(target=work, name="text_envs request", daemon=True).start()
+        for _ in range(len(bodies)):
+            error = _next_of(told)
+            if error is not None:
+                raise error
+    finally:
+        stop.set()
+        answers.update(arrived.copy())
+
+
+def _next_of(told: queue.SimpleQueue[BaseException | None]) -> BaseException | None:
+    """Return what comes next; in short waits, as not every system interrupts a long one."""
+    while True:
+        try:
+            return told.get(timeout=_GLANCE)
+        except queue.Empty:
+            continue
 
 
 class _NoAnswer(Exception):

@@ -13,7 +13,9 @@ from text_envs.episodes.types import Turns
 from text_envs.rewards import Length
 from text_envs.tasks.reviews import PROMPTS
 from text_envs.tasks.shared.data import load_examples
+from text_envs.tasks.shared.sources import name_of
 from text_envs.tasks.shared.splits import SPLITS
+from text_envs.tasks.shared.unknown import MOST_UNKNOWN, check_words
 from text_envs.tokens.encoding import reference_tokens
 from text_envs.tokens.loading import load_tokenizer
 
@@ -49,19 +51,25 @@ class Generation(Task):
     token of a foreign tokenizer (`"forbidden"`); all terminate.
 
     ## Information
-    `reward_terms` at every step; `finish_reason`, `text`, `roles` and `example_index` at the end.
+    `example_index` and `reward_terms` at every step; `finish_reason`, `text` and `roles`, which are
+    empty until the end.
 
     ## Arguments
-    `dataset=None`: a list of prompts or of mappings, a text file (a prompt a line), a JSON-lines
-    file, or a Hub name. `field=None`: the key that holds the prompt; default `prompt`, then
-    `text`. `split="train"`: of a Hub data set, of lines with a key `split`, and of the bundled
-    openings. `tokenizer="reviews"`: a tokenizer, a transformers tokenizer, a path or a Hub name.
+    `dataset=None`: a list of prompts or of mappings, a `.txt` file (a prompt a line), a `.csv`,
+    `.tsv`, `.json`, `.jsonl` or `.parquet` file (each also with `.gz` behind), a Hub name, a data
+    set of the package `datasets`, or a table of pandas. `prompt_column=None`: the key or column
+    that holds the prompt; default `prompt`, then `text`. `reference_column=None`: the one that
+    holds a reference, or a list of them; default `references`, then `reference`. `field=None`: an
+    older name of `prompt_column`. `split="train"`: of a Hub data set, of rows with a key `split`,
+    and of the bundled openings. `tokenizer="reviews"`: a tokenizer, a transformers tokenizer, a
+    path or a Hub name; one without a padding token gets one in a copy. `max_unknown=0.5`: words of
+    your prompts that the tokenizer lacks are warned of, and refused above this share.
     `prompt_length=None`: columns for the prompt; default what the longest prompt needs, but at
     most `max_prompt_length=256`. `truncate_prompts=False`: keep the last tokens of prompts that do
     not fit instead of refusing them. `max_tokens=24`. `reward=None`: anything that
     `text_envs.rewards.resolve` accepts. `reward_kwargs`, `action_mask`, `render_mode` as in every
-    environment. A key `references` of the data is what the scripted expert writes; without it the
-    expert does what is best for the default reward and for no other.
+    environment. A reference of the data is what the scripted expert writes; without one the expert
+    does what is best for the default reward and for no other.
 
     ## Version History
     v0: first version.
@@ -76,9 +84,12 @@ class Generation(Task):
         self,
         *,
         dataset: Any = None,
+        prompt_column: str | None = None,
+        reference_column: str | None = None,
         field: str | None = None,
         split: str = "train",
         tokenizer: Any = "reviews",
+        max_unknown: float = MOST_UNKNOWN,
         prompt_length: int | None = None,
         max_prompt_length: int = 256,
         max_tokens: int = 24,
@@ -88,9 +99,12 @@ class Generation(Task):
 
         Args:
             dataset: the prompts, see `text_envs.tasks.shared.data.load_examples`.
-            field: the key that holds the prompt.
+            prompt_column: the key that holds the prompt.
+            reference_column: the key that holds references.
+            field: an older name of `prompt_column`.
             split: which part of the data.
-            tokenizer: see `text_envs.tokens.tokenizers.load_tokenizer`.
+            tokenizer: see `text_envs.tokenizers.load_tokenizer`; padding is added where it lacks.
+            max_unknown: the share of words in the prompts that the tokenizer may lack.
             prompt_length: columns for the prompt, None for what the data needs.
             max_prompt_length: the most columns that None stands for.
             max_tokens: columns for the text.
@@ -98,8 +112,13 @@ class Generation(Task):
         """
         if dataset is None and split not in SPLITS:
             raise ValueError(f"unknown split {split!r}.{suggest(str(split), SPLITS)}")
-        examples = load_examples(PROMPTS if dataset is None else dataset, split=split, field=field)
-        loaded = load_tokenizer(tokenizer)
+        examples = load_examples(
+            PROMPTS if dataset is None else dataset, split=split, prompt_column=prompt_column,
+            reference_column=reference_column, field=field,
+        )  # fmt: skip
+        loaded = load_tokenizer(tokenizer, add_padding=True)
+        if dataset is not None:
+            check_words(examples, loaded, source=name_of(dataset), max_unknown=max_unknown)
         if prompt_length is None:
             if not isinstance(max_prompt_length, int) or max_prompt_length < 1:
                 raise ValueError(

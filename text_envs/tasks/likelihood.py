@@ -13,7 +13,9 @@ from text_envs.episodes.types import Turns
 from text_envs.rewards.likelihood import Likelihood
 from text_envs.tasks.reviews import open_text
 from text_envs.tasks.shared.data import load_examples
+from text_envs.tasks.shared.sources import name_of
 from text_envs.tasks.shared.splits import SPLITS
+from text_envs.tasks.shared.unknown import MOST_UNKNOWN, check_words
 from text_envs.tokens.assets import ASSETS
 from text_envs.tokens.encoding import reference_tokens
 
@@ -54,11 +56,15 @@ class LikelihoodContinuation(Task):
     foreign tokenizer (`"forbidden"`); all terminate.
 
     ## Information
-    `reward_terms` at every step; `finish_reason`, `text`, `roles` and `example_index` at the end.
+    `example_index` and `reward_terms` at every step; `finish_reason`, `text` and `roles`, which are
+    empty until the end.
 
     ## Arguments
     `split="train"`: or "validation", "test". `dataset=None`: openings of your own, a list, a file
-    or a Hub name, with or without `references`. `field=None`: the key that holds the prompt.
+    or a Hub name, with or without `references`. `prompt_column=None`, `reference_column=None`:
+    the columns of prompt and reference; `field=None` is an older name of the first.
+    `max_unknown=0.5`: words of your prompts that the tokenizer lacks are warned of, and refused
+    above this share.
     `opening_words=None`: keep that many words of each text as the prompt, the rest is its
     demonstration. `model="reviews"`: any causal language model, a folder, a Hub name or an
     object. `tokenizer=None`: default the model's own. `device="cpu"`, `dtype="float64"`: how the
@@ -86,7 +92,10 @@ class LikelihoodContinuation(Task):
         *,
         split: str = "train",
         dataset: Any = None,
+        prompt_column: str | None = None,
+        reference_column: str | None = None,
         field: str | None = None,
+        max_unknown: float = MOST_UNKNOWN,
         opening_words: int | None = None,
         model: Any = "reviews",
         tokenizer: Any = None,
@@ -101,7 +110,10 @@ class LikelihoodContinuation(Task):
         Args:
             split: which part of the data.
             dataset: prompts of your own, see `text_envs.tasks.shared.data.load_examples`.
-            field: the key that holds the prompt.
+            prompt_column: the key that holds the prompt.
+            reference_column: the key that holds references.
+            field: an older name of `prompt_column`.
+            max_unknown: the share of words in your prompts that the tokenizer may lack.
             opening_words: cut each text after that many words.
             model: the frozen language model, see `text_envs.rewards.likelihood.Likelihood`.
             tokenizer: a tokenizer, or its name; default the model's.
@@ -114,10 +126,16 @@ class LikelihoodContinuation(Task):
         if dataset is None and split not in SPLITS:
             raise ValueError(f"unknown split {split!r}.{suggest(str(split), SPLITS)}")
         source = CONTINUATIONS if dataset is None else dataset
-        examples = load_examples(source, split=split, field=field)
+        examples = load_examples(
+            source, split=split, prompt_column=prompt_column, reference_column=reference_column,
+            field=field,
+        )  # fmt: skip
         if opening_words is not None:
             examples = [open_text(example, opening_words) for example in examples]
         self.likelihood = Likelihood(model, tokenizer=tokenizer, device=device, dtype=dtype)
+        if dataset is not None:
+            words = self.likelihood.tokenizer
+            check_words(examples, words, source=name_of(dataset), max_unknown=max_unknown)
         super().__init__(
             examples,
             tokenizer=self.likelihood.tokenizer,

@@ -60,7 +60,8 @@ class IncreasingNumbers(Task):
     The end token (`finish_reason="stop"`) or the tenth word (`"length"`).
 
     ## Information
-    `reward_terms` at every step; `finish_reason`, `text`, `roles` and `example_index` at the end.
+    `example_index` and `reward_terms` at every step; `finish_reason`, `text` and `roles`, which are
+    empty until the end.
 
     ## Arguments
     `split="train"`: or "validation", "test". `numbers=30`: how many numbers exist; at least

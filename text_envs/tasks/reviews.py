@@ -9,6 +9,8 @@ from text_envs.core.task import Task
 from text_envs.episodes.errors import suggest
 from text_envs.episodes.types import Example, Turns
 from text_envs.tasks.shared.data import load_examples
+from text_envs.tasks.shared.sources import name_of
+from text_envs.tasks.shared.unknown import MOST_UNKNOWN, check_words
 from text_envs.tokens.assets import ASSETS
 from text_envs.tokens.loading import load_tokenizer
 
@@ -57,13 +59,17 @@ class Reviews(Task):
     The end-of-text token (`finish_reason="stop"`) or 24 tokens (`"length"`); both terminate.
 
     ## Information
-    `reward_terms` at every step; `finish_reason`, `text`, `roles` and `example_index` at the end.
+    `example_index` and `reward_terms` at every step; `finish_reason`, `text` and `roles`, which are
+    empty until the end.
 
     ## Arguments
-    `split="train"`: or "validation", "test". `dataset=None`: a text file, a JSON-lines file, a
-    Hub name or a list of prompts in place of the bundled openings. `field=None`: the key of the
-    prompt in it. `opening_words=None`: keep that many words of each text as the prompt and the
-    rest as its reference. `tokenizer=None`: any transformers tokenizer, or its name.
+    `split="train"`: or "validation", "test". `dataset=None`: prompts in place of the
+    bundled openings: a `.txt`, `.csv`, `.tsv`, `.json`, `.jsonl` or `.parquet` file, a Hub name, a
+    data set or a list. `prompt_column=None`, `reference_column=None`: the columns of prompt and
+    reference in it; `field=None` is an older name of the first. `max_unknown=0.5`: words of your
+    prompts that the tokenizer lacks are warned of, and refused above this share.
+    `opening_words=None`: keep that many words of each text as the prompt and the rest as its
+    reference. `tokenizer=None`: any transformers tokenizer with a padding token, or its name.
     `prompt_length=8`, `max_tokens=24`: columns. `truncate_prompts=False`: shorten prompts that
     do not fit instead of refusing them. `reward`, `reward_kwargs`, `action_mask`, `render_mode`
     as in every environment.
@@ -84,7 +90,10 @@ class Reviews(Task):
         *,
         split: str = "train",
         dataset: Any = None,
+        prompt_column: str | None = None,
+        reference_column: str | None = None,
         field: str | None = None,
+        max_unknown: float = MOST_UNKNOWN,
         opening_words: int | None = None,
         tokenizer: Any = None,
         prompt_length: int = 8,
@@ -96,7 +105,10 @@ class Reviews(Task):
         Args:
             split: which part of the data.
             dataset: prompts of your own, see `text_envs.tasks.shared.data.load_examples`.
-            field: the key that holds the prompt in `dataset`.
+            prompt_column: the key that holds the prompt in `dataset`.
+            reference_column: the key that holds references.
+            field: an older name of `prompt_column`.
+            max_unknown: the share of words in your prompts that the tokenizer may lack.
             opening_words: cut each text after that many words.
             tokenizer: a tokenizer, or its name; default the bundled word tokenizer.
             prompt_length: columns for the prompt.
@@ -105,12 +117,18 @@ class Reviews(Task):
         """
         if dataset is None and split not in SPLITS:
             raise ValueError(f"unknown split {split!r}.{suggest(str(split), SPLITS)}")
-        examples = load_examples(PROMPTS if dataset is None else dataset, split=split, field=field)
+        examples = load_examples(
+            PROMPTS if dataset is None else dataset, split=split, prompt_column=prompt_column,
+            reference_column=reference_column, field=field,
+        )  # fmt: skip
         if opening_words is not None:
             examples = [open_text(example, opening_words) for example in examples]
+        loaded = load_tokenizer("reviews" if tokenizer is None else tokenizer)
+        if dataset is not None:
+            check_words(examples, loaded, source=name_of(dataset), max_unknown=max_unknown)
         super().__init__(
             examples,
-            tokenizer=load_tokenizer("reviews" if tokenizer is None else tokenizer),
+            tokenizer=loaded,
             prompt_length=prompt_length,
             max_tokens=max_tokens,
             truncate_prompts=truncate_prompts,

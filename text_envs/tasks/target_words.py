@@ -69,7 +69,8 @@ class TargetWords(Task):
     The end token (`finish_reason="stop"`) or the sixth word (`"length"`).
 
     ## Information
-    `reward_terms` at every step; `finish_reason`, `text`, `roles` and `example_index` at the end.
+    `example_index` and `reward_terms` at every step; `finish_reason`, `text` and `roles`, which are
+    empty until the end.
 
     ## Arguments
     `split="train"`: or "validation", "test". `words=12`: size of the vocabulary, 4 to 12.

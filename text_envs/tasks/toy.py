@@ -48,7 +48,8 @@ class Toy(Task):
     The end token (`finish_reason="stop"`) or the third token (`"length"`).
 
     ## Information
-    `reward_terms` at every step; `finish_reason`, `text`, `roles` and `example_index` at the end.
+    `example_index` and `reward_terms` at every step; `finish_reason`, `text` and `roles`, which are
+    empty until the end.
 
     ## Arguments
     `max_tokens=3`: the longest text. `reward`, `reward_kwargs`, `action_mask`, `render_mode` as

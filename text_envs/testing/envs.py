@@ -6,25 +6,27 @@ instead, so that each shows as a test of its own. A violated check raises `Asser
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import pickle
 from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.registration import EnvSpec
-from gymnasium.utils.env_checker import check_env
 
 from text_envs.envs.single import TokenEnv
 from text_envs.envs.vector import TokenVectorEnv
 from text_envs.episodes.types import Role
+from text_envs.testing.reliability import RELIABILITY_CHECKS
+from text_envs.testing.shared import (
+    check_gymnasium,
+    check_spec_round_trip,
+    random_actions,
+    single,
+    vector,
+)
 from text_envs.testing.tasks import check_reward_model, check_task
 
 __all__ = ["CHECKS", "check_env_id", "check_reward_model", "check_task"]
-
-_STEPS = 80  # random tokens per check: several episodes of the short tasks
 
 
 def check_env_id(env_id: str, **kwargs: Any) -> None:
@@ -41,12 +43,6 @@ def check_env_id(env_id: str, **kwargs: Any) -> None:
         check(env_id, **kwargs)
 
 
-def check_gymnasium(env_id: str, **kwargs: Any) -> None:
-    """Gymnasium's own checker passes."""
-    drawable = importlib.util.find_spec("PIL") is not None  # images need it, nothing else does
-    check_env(_single(env_id, **kwargs), skip_render_check=not drawable)
-
-
 def check_spaces(env_id: str, **kwargs: Any) -> None:
     """The observation is a flat int64 box wide enough, the action a token that may be written."""
     env = _single(env_id, **kwargs)
@@ -59,28 +55,17 @@ def check_spaces(env_id: str, **kwargs: Any) -> None:
     assert env.tokenizer.pad_id != env.tokenizer.eos_id < tokens.n
 
 
-def check_spec_round_trip(env_id: str, **kwargs: Any) -> None:
-    """The spec survives JSON and pickle, and what it then makes behaves the same."""
-    env = gym.make(env_id, **kwargs)
-    spec = env.spec
-    assert spec is not None
-    json.loads(spec.to_json())
-    for restored in (EnvSpec.from_json(spec.to_json()), pickle.loads(pickle.dumps(spec))):
-        again = gym.make(restored)
-        assert np.array_equal(env.reset(seed=5)[0], again.reset(seed=5)[0])
-
-
 def check_same_seed(env_id: str, **kwargs: Any) -> None:
     """Row i of the vector environment equals the single environment seeded with `seed + i`."""
     for mode in ("SAME_STEP", "NEXT_STEP"):
-        vector = _vector(env_id, num_envs=3, autoreset_mode=mode, **kwargs)
+        batch = _vector(env_id, num_envs=3, autoreset_mode=mode, **kwargs)
         singles = [_single(env_id, **kwargs) for _ in range(3)]
-        observations, _ = vector.reset(seed=11)
+        observations, _ = batch.reset(seed=11)
         for row, env in enumerate(singles):
             assert np.array_equal(observations[row], env.reset(seed=11 + row)[0])
         ended = np.zeros(3, dtype=bool)
-        for actions in _random_actions(vector, seed=0):
-            observations, rewards, terminated, truncated, _ = vector.step(actions)
+        for actions in random_actions(vector, batch.num_envs, seed=0):
+            observations, rewards, terminated, truncated, _ = batch.step(actions)
             for row, env in enumerate(singles):
                 if mode == "NEXT_STEP" and ended[row]:
                     assert np.array_equal(observations[row], env.reset()[0])
@@ -96,15 +81,15 @@ def check_same_seed(env_id: str, **kwargs: Any) -> None:
 
 def check_state_round_trip(env_id: str, **kwargs: Any) -> None:
     """From a saved state the rows go on exactly as they did, random draws included."""
-    vector = _vector(env_id, num_envs=4, **kwargs)
-    vector.reset(seed=3)
-    actions = list(_random_actions(vector, seed=1))
+    batch = _vector(env_id, num_envs=4, **kwargs)
+    batch.reset(seed=3)
+    actions = list(random_actions(vector, batch.num_envs, seed=1))
     for action in actions[:7]:
-        vector.step(action)
-    state = pickle.loads(pickle.dumps(vector.get_state()))
-    first = [vector.step(action)[:4] for action in actions[7:]]
-    vector.set_state(state)
-    second = [vector.step(action)[:4] for action in actions[7:]]
+        batch.step(action)
+    state = pickle.loads(pickle.dumps(batch.get_state()))
+    first = [batch.step(action)[:4] for action in actions[7:]]
+    batch.set_state(state)
+    second = [batch.step(action)[:4] for action in actions[7:]]
     for one, other in zip(first, second, strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
@@ -113,16 +98,16 @@ def check_ledger(env_id: str, **kwargs: Any) -> None:
     """`reward_terms` sums to the reward, in the single and in the vector environment."""
     env = _single(env_id, **kwargs)
     env.reset(seed=2)
-    for action in _random_single_actions(env, seed=2):
+    for action in random_actions(env, 1, seed=2)[:, 0]:
         _, reward, terminated, _, info = env.step(action)
         assert np.isclose(sum(info["reward_terms"].values()), float(reward))
         if terminated:
             assert isinstance(info["finish_reason"], str) and isinstance(info["text"], str)
             env.reset()
-    vector = _vector(env_id, num_envs=5, **kwargs)
-    vector.reset(seed=2)
-    for actions in _random_actions(vector, seed=2):
-        _, rewards, _, _, infos = vector.step(actions)
+    batch = _vector(env_id, num_envs=5, **kwargs)
+    batch.reset(seed=2)
+    for actions in random_actions(vector, batch.num_envs, seed=2):
+        _, rewards, _, _, infos = batch.step(actions)
         terms = infos["reward_terms"]
         total = sum(terms[name] for name in terms if not name.startswith("_"))
         assert np.allclose(total, rewards)
@@ -133,7 +118,7 @@ def check_roles(env_id: str, **kwargs: Any) -> None:
     env = _single(env_id, **kwargs)
     env.reset(seed=4)
     taken: list[int] = []
-    for action in _random_single_actions(env, seed=4):
+    for action in random_actions(env, 1, seed=4)[:, 0]:
         taken.append(int(action))
         observation, _, terminated, _, info = env.step(action)
         if terminated:
@@ -153,23 +138,23 @@ def check_action_mask(env_id: str, **kwargs: Any) -> None:
     assert mask.dtype == np.int8 and mask.shape == (env.action_space.n,)  # type: ignore[attr-defined]
     assert np.array_equal(mask.astype(bool), env.action_masks()) and mask.any()
     assert env.action_space.contains(env.action_space.sample(mask=mask))
-    vector = _vector(env_id, num_envs=2, action_mask=True, **kwargs)
-    assert vector.reset(seed=6)[1]["action_mask"].shape == (2, env.tokenizer.num_actions)
+    batch = _vector(env_id, num_envs=2, action_mask=True, **kwargs)
+    assert batch.reset(seed=6)[1]["action_mask"].shape == (2, env.tokenizer.num_actions)
 
 
 def check_no_shared_arrays(env_id: str, **kwargs: Any) -> None:
     """Nothing that was returned changes afterwards, and changing it changes nothing."""
-    vector = _vector(env_id, num_envs=3, **kwargs)
-    kept = [vector.reset(seed=8)[0]]
+    batch = _vector(env_id, num_envs=3, **kwargs)
+    kept = [batch.reset(seed=8)[0]]
     copies = [kept[0].copy()]
-    for actions in _random_actions(vector, seed=8):
-        observations, rewards, _, _, _ = vector.step(actions)
+    for actions in random_actions(vector, batch.num_envs, seed=8):
+        observations, rewards, _, _, _ = batch.step(actions)
         kept += [observations, rewards]
         copies += [observations.copy(), rewards.copy()]
     assert all(np.array_equal(a, b) for a, b in zip(kept, copies, strict=True))
-    state = vector.get_state()
+    state = batch.get_state()
     kept[-2][...] = 0
-    assert np.array_equal(vector.get_state()["episode"]["tokens"], state["episode"]["tokens"])
+    assert np.array_equal(batch.get_state()["episode"]["tokens"], state["episode"]["tokens"])
 
 
 CHECKS: tuple[Callable[..., None], ...] = (
@@ -182,34 +167,17 @@ CHECKS: tuple[Callable[..., None], ...] = (
     check_roles,
     check_action_mask,
     check_no_shared_arrays,
+    *RELIABILITY_CHECKS,
 )
 
 
 def _single(env_id: str, **kwargs: Any) -> TokenEnv:
-    env = gym.make(env_id, **kwargs).unwrapped
+    env = single(env_id, **kwargs)
     assert isinstance(env, TokenEnv), f"{env_id} makes a {type(env).__name__}, not a TokenEnv"
     return env
 
 
 def _vector(env_id: str, **kwargs: Any) -> TokenVectorEnv:
-    env = gym.make_vec(env_id, vectorization_mode="vector_entry_point", **kwargs).unwrapped
+    env = vector(env_id, **kwargs)
     assert isinstance(env, TokenVectorEnv), f"{env_id} makes a {type(env).__name__}"
     return env
-
-
-def _random_actions(env: TokenVectorEnv, seed: int) -> list[np.ndarray[Any, Any]]:
-    rng = np.random.default_rng(seed)
-    return [_mostly_words(env, rng, env.num_envs) for _ in range(_STEPS)]
-
-
-def _random_single_actions(env: TokenEnv, seed: int) -> list[np.int64]:
-    rng = np.random.default_rng(seed)
-    return [_mostly_words(env, rng, 1)[0] for _ in range(_STEPS)]
-
-
-def _mostly_words(
-    env: TokenEnv | TokenVectorEnv, rng: np.random.Generator, count: int
-) -> np.ndarray[Any, Any]:
-    """Random tokens in which the end of text is as likely as one in ten, in any vocabulary."""
-    words = rng.integers(env.tokenizer.num_actions, size=count)
-    return np.where(rng.random(count) < 0.1, env.tokenizer.eos_id, words)

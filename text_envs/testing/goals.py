@@ -6,23 +6,25 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import pickle
 from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.registration import EnvSpec
-from gymnasium.utils.env_checker import check_env
-from numpy.typing import NDArray
 
 from text_envs.envs.goal import Goal, GoalTokenEnv, GoalTokenVectorEnv
+from text_envs.testing.reliability import RELIABILITY_CHECKS
+from text_envs.testing.shared import (
+    check_gymnasium,
+    check_spec_round_trip,
+    random_actions,
+    same,
+    single,
+    vector,
+)
 
 __all__ = ["GOAL_CHECKS", "check_goal_env_id"]
-
-_STEPS = 80  # random tokens per check
 
 
 def check_goal_env_id(env_id: str, **kwargs: Any) -> None:
@@ -39,12 +41,6 @@ def check_goal_env_id(env_id: str, **kwargs: Any) -> None:
         check(env_id, **kwargs)
 
 
-def check_gymnasium(env_id: str, **kwargs: Any) -> None:
-    """Gymnasium's own checker passes."""
-    drawable = importlib.util.find_spec("PIL") is not None  # images need it, nothing else does
-    check_env(_single(env_id, **kwargs), skip_render_check=not drawable)
-
-
 def check_spaces(env_id: str, **kwargs: Any) -> None:
     """Tokens and two goals, which have one space, since one replaces the other in a buffer."""
     env = _single(env_id, **kwargs)
@@ -54,20 +50,9 @@ def check_spaces(env_id: str, **kwargs: Any) -> None:
     assert space["achieved_goal"] == space["desired_goal"] == gym.spaces.Discrete(3)
     length = env.task.prompt_length + env.task.max_tokens
     assert space["observation"].shape == (length,) and space["observation"].dtype == np.int64
-    vector = _vector(env_id, num_envs=2, **kwargs)
-    observation, _ = vector.reset(seed=0)
-    assert vector.observation_space.contains(observation)
-
-
-def check_spec_round_trip(env_id: str, **kwargs: Any) -> None:
-    """The spec survives JSON and pickle, and what it then makes behaves the same."""
-    env = gym.make(env_id, **kwargs)
-    spec = env.spec
-    assert spec is not None
-    json.loads(spec.to_json())
-    for restored in (EnvSpec.from_json(spec.to_json()), pickle.loads(pickle.dumps(spec))):
-        again = gym.make(restored)
-        assert _same(env.reset(seed=5)[0], again.reset(seed=5)[0])
+    batch = _vector(env_id, num_envs=2, **kwargs)
+    observation, _ = batch.reset(seed=0)
+    assert batch.observation_space.contains(observation)
 
 
 def check_reward(env_id: str, **kwargs: Any) -> None:
@@ -77,7 +62,7 @@ def check_reward(env_id: str, **kwargs: Any) -> None:
     achieved: list[int] = []
     desired: list[int] = []
     rewards: list[float] = []
-    for action in _actions(env, 1, seed=1)[:, 0]:
+    for action in random_actions(env, 1, seed=1)[:, 0]:
         observation, reward, terminated, _, info = env.step(action)
         goals = observation["achieved_goal"], observation["desired_goal"]
         assert type(reward) is float and reward == env.compute_reward(*goals, info)
@@ -103,7 +88,7 @@ def check_choice_of_goal(env_id: str, **kwargs: Any) -> None:
         fixed = _single(env_id, **{**kwargs, "goal": goal})
         for seed in (3, None, None):
             first = free.reset(seed=seed, options={"goal": goal})[0]
-            assert first["desired_goal"] == number and _same(first, fixed.reset(seed=seed)[0])
+            assert first["desired_goal"] == number and same(first, fixed.reset(seed=seed)[0])
     goals = {int(free.reset()[0]["desired_goal"]) for _ in range(40)}
     assert goals == ({0, 1} if kwargs.get("goal") is None else goals)
 
@@ -111,52 +96,52 @@ def check_choice_of_goal(env_id: str, **kwargs: Any) -> None:
 def check_same_seed(env_id: str, **kwargs: Any) -> None:
     """Row i of the vector environment equals the single environment seeded with `seed + i`."""
     for mode in ("SAME_STEP", "NEXT_STEP"):
-        vector = _vector(env_id, num_envs=3, autoreset_mode=mode, **kwargs)
+        batch = _vector(env_id, num_envs=3, autoreset_mode=mode, **kwargs)
         singles = [_single(env_id, **kwargs) for _ in range(3)]
-        observations, _ = vector.reset(seed=11)
+        observations, _ = batch.reset(seed=11)
         for row, env in enumerate(singles):
-            assert _same(_row(observations, row), env.reset(seed=11 + row)[0])
+            assert same(_row(observations, row), env.reset(seed=11 + row)[0])
         ended = np.zeros(3, dtype=bool)
-        for actions in _actions(vector, 3, seed=0):
-            observations, rewards, terminated, truncated, infos = vector.step(actions)
+        for actions in random_actions(batch, 3, seed=0):
+            observations, rewards, terminated, truncated, infos = batch.step(actions)
             for row, env in enumerate(singles):
                 if mode == "NEXT_STEP" and ended[row]:
-                    assert _same(_row(observations, row), env.reset()[0]) and rewards[row] == 0
+                    assert same(_row(observations, row), env.reset()[0]) and rewards[row] == 0
                     continue
                 observation, reward, over, _, _ = env.step(actions[row])
                 assert (rewards[row], terminated[row]) == (reward, over)
                 if over and mode == "SAME_STEP":
-                    assert _same(infos["final_obs"][row], observation)
+                    assert same(infos["final_obs"][row], observation)
                     observation, _ = env.reset()
-                assert _same(_row(observations, row), observation)
+                assert same(_row(observations, row), observation)
             ended = terminated | truncated
 
 
 def check_state_round_trip(env_id: str, **kwargs: Any) -> None:
     """From a saved state the rows go on exactly as they did, goals included."""
-    vector = _vector(env_id, num_envs=4, **kwargs)
-    vector.reset(seed=3)
-    actions = _actions(vector, 4, seed=1)
+    batch = _vector(env_id, num_envs=4, **kwargs)
+    batch.reset(seed=3)
+    actions = random_actions(batch, 4, seed=1)
     for action in actions[:7]:
-        vector.step(action)
-    state = pickle.loads(pickle.dumps(vector.get_state()))
-    first = [vector.step(action) for action in actions[7:]]
-    vector.set_state(state)
-    second = [vector.step(action) for action in actions[7:]]
+        batch.step(action)
+    state = pickle.loads(pickle.dumps(batch.get_state()))
+    first = [batch.step(action) for action in actions[7:]]
+    batch.set_state(state)
+    second = [batch.step(action) for action in actions[7:]]
     for one, other in zip(first, second, strict=True):
-        assert _same(one[0], other[0])
+        assert same(one[0], other[0])
         assert all(np.array_equal(a, b) for a, b in zip(one[1:4], other[1:4], strict=True))
 
 
 def check_no_shared_arrays(env_id: str, **kwargs: Any) -> None:
     """Nothing that was returned changes afterwards."""
-    vector = _vector(env_id, num_envs=3, **kwargs)
-    kept = [vector.reset(seed=8)[0]]
+    batch = _vector(env_id, num_envs=3, **kwargs)
+    kept = [batch.reset(seed=8)[0]]
     copies = [{key: array.copy() for key, array in kept[0].items()}]
-    for actions in _actions(vector, 3, seed=8):
-        kept.append(vector.step(actions)[0])
+    for actions in random_actions(batch, 3, seed=8):
+        kept.append(batch.step(actions)[0])
         copies.append({key: array.copy() for key, array in kept[-1].items()})
-    assert all(_same(one, other) for one, other in zip(kept, copies, strict=True))
+    assert all(same(one, other) for one, other in zip(kept, copies, strict=True))
 
 
 GOAL_CHECKS: tuple[Callable[..., None], ...] = (
@@ -168,31 +153,21 @@ GOAL_CHECKS: tuple[Callable[..., None], ...] = (
     check_same_seed,
     check_state_round_trip,
     check_no_shared_arrays,
+    *RELIABILITY_CHECKS,
 )
 
 
 def _single(env_id: str, **kwargs: Any) -> GoalTokenEnv:
-    env = gym.make(env_id, **kwargs).unwrapped
+    env = single(env_id, **kwargs)
     assert isinstance(env, GoalTokenEnv), f"{env_id} makes a {type(env).__name__}"
     return env
 
 
 def _vector(env_id: str, **kwargs: Any) -> GoalTokenVectorEnv:
-    env = gym.make_vec(env_id, vectorization_mode="vector_entry_point", **kwargs).unwrapped
+    env = vector(env_id, **kwargs)
     assert isinstance(env, GoalTokenVectorEnv), f"{env_id} makes a {type(env).__name__}"
     return env
 
 
-def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
-
-
 def _row(observations: dict[str, Any], row: int) -> dict[str, Any]:
     return {key: array[row] for key, array in observations.items()}
-
-
-def _actions(env: GoalTokenEnv | GoalTokenVectorEnv, count: int, seed: int) -> NDArray[np.int64]:
-    """Random tokens `(steps, count)` in which the end of text is as likely as one in ten."""
-    rng = np.random.default_rng(seed)
-    words = rng.integers(env.tokenizer.num_actions, size=(_STEPS, count))
-    return np.where(rng.random((_STEPS, count)) < 0.1, env.tokenizer.eos_id, words)

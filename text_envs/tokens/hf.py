@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from text_envs.tokens import special
+from text_envs.tokens.padding import padding_fault
+
 __all__ = ["HFTokenizer"]
 
 
@@ -15,57 +18,61 @@ class HFTokenizer:
     """The `Tokenizer` face of a tokenizer of `transformers`.
 
     `num_actions` is one more than the highest id that may be written; special tokens below it,
-    except the end of text, and ids without a token are `forbidden`. Prompts get what the tokenizer
-    itself puts in front of a text (a begin token), and never what it puts behind.
+    except the end of text, and ids without a token are `forbidden`. Special are the tokens with a
+    declared name, those marked as special, and whatever the tokenizer puts around a text. Prompts
+    get what the tokenizer itself puts in front of a text (a begin token), and never what it puts
+    behind. A tokenizer that names no end token ends with the one that it puts behind a text, or
+    that the settings of the model in its folder name; further ends of theirs are forbidden.
 
     Args:
-        tokenizer: any `transformers.PreTrainedTokenizerBase`, slow or fast.
+        tokenizer: any `transformers.PreTrainedTokenizerBase`, slow or fast; it is not changed.
 
     Raises:
-        ValueError: it has no end token, no padding token, or one token for both.
+        ValueError: it has no end token, no padding token, or one that means something else too.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self.hf = tokenizer
-        eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
         name = type(tokenizer).__name__
-        if eos is None:
-            raise ValueError(
-                f"{name} has no end-of-text token, so no episode could end; name one: "
-                'tokenizer.add_special_tokens({"eos_token": "<eos>"})'
-            )
-        if pad is None or pad == eos:
-            fault = "has no padding token" if pad is None else f"pads with its end token ({eos})"
+        known = special.known_ids(tokenizer)
+        named = special.special_ids(tokenizer)
+        ends = special.declared_ends(tokenizer)
+        before, behind = special.affixes(tokenizer, (i for i in known if i not in named))
+        self.eos_id = _end_of(tokenizer, [*behind, *ends] if len(behind) == 1 else ends)
+        if fault := padding_fault(tokenizer) or _shared(tokenizer, (self.eos_id, *before)):
             raise ValueError(
                 f"{name} {fault}; padding must differ from every token that may be written. "
                 'Remedy: tokenizer.add_special_tokens({"pad_token": "<pad>"})'
             )
-        self.eos_id, self.pad_id = int(eos), int(pad)
-        self.bos_id: int | None = tokenizer.bos_token_id
-        self.unk_id: int | None = tokenizer.unk_token_id
-        known = np.fromiter(tokenizer.get_vocab().values(), dtype=np.int64)
-        self.vocab_size = int(known.max()) + 1
+        self.pad_id = int(tokenizer.pad_token_id)
+        bos, unk = tokenizer.bos_token_id, special.unknown_id(tokenizer)
+        self.bos_id: int | None = bos if bos is not None else next(iter(before), None)
+        # GPT-2 names its end token for unknown words as well, and has none.
+        self.unk_id: int | None = None if unk == self.eos_id else unk
+        self.vocab_size = known[-1] + 1
+        around = {self.pad_id, self.eos_id, *before, *behind, *ends}
+        around |= set() if self.bos_id is None else {self.bos_id}
+        self._silent = frozenset(around - {self.unk_id})
         forbidden = np.ones(self.vocab_size, dtype=np.bool_)
         forbidden[known] = False
-        forbidden[list(tokenizer.all_special_ids)] = True
+        forbidden[[*named, *around]] = True
+        forbidden[[] if self.unk_id is None else [self.unk_id]] = True
         forbidden[self.eos_id] = False
         self.num_actions = int(np.flatnonzero(~forbidden)[-1]) + 1
         self.forbidden: NDArray[np.bool_] = forbidden[: self.num_actions]
         self.forbidden.flags.writeable = False
-        self._prefix = self._find_prefix()
-
-    def _find_prefix(self) -> list[int]:
-        """Return the ids that the tokenizer puts before a text."""
-        sample = "a"
-        whole, bare = list(self.hf(sample)["input_ids"]), self.encode(sample)
-        for start in range(len(whole) - len(bare) + 1):
-            if bare and whole[start : start + len(bare)] == bare:
-                return whole[:start]
-        return []
+        self._prefix = before
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of `text` without any special token added."""
-        return list(self.hf.encode(text, add_special_tokens=False))
+        """Return the ids of `text` without any special token added.
+
+        Special tokens that `text` spells out are themselves, except padding, which marks absence:
+        a text that spells it keeps its letters.
+        """
+        ids = list(self.hf.encode(text, add_special_tokens=False))
+        if self.pad_id in ids:
+            ids = list(self.hf.encode(text, add_special_tokens=False, split_special_tokens=True))
+        return [i for i in ids if i != self.pad_id]
 
     def encode_prompt(self, text: str) -> list[int]:
         """Return the ids of `text` after the tokenizer's own prefix; the end id if both are empty.
@@ -77,10 +84,14 @@ class HFTokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids` without special tokens."""
-        plain = [int(index) for index in ids]
+        plain = [int(index) for index in ids if index not in self._silent]
         return str(
             self.hf.decode(plain, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         )
+
+    def token_bytes(self) -> dict[int, bytes] | None:
+        """Return the bytes of the tokens that may hold a part of a character; None if none can."""
+        return special.byte_table(self.hf)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HFTokenizer:
         return self  # as heavy as its vocabulary, and never changed here
@@ -96,3 +107,19 @@ class HFTokenizer:
 
     def __repr__(self) -> str:
         return f"HFTokenizer({type(self.hf).__name__}, {self.vocab_size} tokens)"
+
+
+def _end_of(tokenizer: Any, others: list[int]) -> int:
+    """Return the id that ends a text: the declared one, or else the first of `others`."""
+    eos = tokenizer.eos_token_id
+    if eos is None and not others:
+        raise ValueError(
+            f"{type(tokenizer).__name__} has no end-of-text token, so no episode could end; name "
+            'one: tokenizer.add_special_tokens({"eos_token": "<eos>"})'
+        )
+    return int(others[0] if eos is None else eos)
+
+
+def _shared(tokenizer: Any, around: tuple[int, ...]) -> str:
+    pad = tokenizer.pad_token_id
+    return f"pads with a token that it puts around texts ({pad})" if pad in around else ""

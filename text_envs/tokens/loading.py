@@ -6,10 +6,12 @@ import functools
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from text_envs.tokens.assets import ASSETS
 from text_envs.tokens.builtin import WordTokenizer
 from text_envs.tokens.hf import HFTokenizer
+from text_envs.tokens.padding import with_padding
 from text_envs.tokens.protocol import Tokenizer
 from text_envs.tokens.vocabulary import model_folder
 from text_envs.tokens.words import has_word_rules
@@ -22,7 +24,7 @@ def _bundled(name: str) -> WordTokenizer:
     return WordTokenizer.from_file(ASSETS / name)
 
 
-def load_tokenizer(spec: object) -> Tokenizer:
+def load_tokenizer(spec: object, *, add_padding: bool = False) -> Tokenizer:
     """Return a tokenizer for `spec`.
 
     Args:
@@ -30,6 +32,9 @@ def load_tokenizer(spec: object) -> Tokenizer:
             a folder or file written by `WordTokenizer.save`, the folder of a saved agent whose
             model came with a tokenizer, or whatever
             `transformers.AutoTokenizer.from_pretrained` accepts (code from the Hub is never run).
+        add_padding: give a tokenizer of transformers that has no padding token of its own
+            (GPT-2's) one behind all others, in a copy, instead of refusing it; a model needs a
+            row for it only where it is shown padding, which `text_envs.lm` never does.
 
     Raises:
         TypeError: `spec` is none of these kinds.
@@ -39,7 +44,7 @@ def load_tokenizer(spec: object) -> Tokenizer:
     if isinstance(spec, Tokenizer):
         return spec
     if hasattr(spec, "eos_token_id") and hasattr(spec, "get_vocab"):
-        return HFTokenizer(spec)
+        return _adapt(spec, add_padding)
     if not isinstance(spec, str | os.PathLike):
         raise TypeError(
             "tokenizer must be a Tokenizer, a tokenizer of transformers, 'reviews', a path or a "
@@ -59,10 +64,14 @@ def load_tokenizer(spec: object) -> Tokenizer:
             "pip install 'text_envs[agents]'"
         ) from error
     try:
-        found = AutoTokenizer.from_pretrained(os.fspath(spec))
+        found = AutoTokenizer.from_pretrained(os.fspath(spec), trust_remote_code=False)
     except (OSError, ValueError) as error:  # which of the two depends on how the name fails
         raise ValueError(
             f"no tokenizer {str(spec)!r}: it is neither 'reviews', nor a folder with a tokenizer, "
             f"nor found under this name on the Hub ({error})"
         ) from error
-    return HFTokenizer(found)
+    return _adapt(found, add_padding)
+
+
+def _adapt(hf: Any, add_padding: bool) -> HFTokenizer:
+    return HFTokenizer(with_padding(hf) if add_padding else hf)

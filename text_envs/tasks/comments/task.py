@@ -14,7 +14,9 @@ from text_envs.tasks.comments import grammar
 from text_envs.tasks.comments.data import as_example, load_comments
 from text_envs.tasks.shared.procedural import DEFAULT_SIZES
 from text_envs.tasks.shared.scripted import as_turn
+from text_envs.tasks.shared.sources import name_of
 from text_envs.tasks.shared.splits import SPLITS
+from text_envs.tasks.shared.unknown import check_words
 from text_envs.tokens.loading import load_tokenizer
 
 __all__ = ["Comments"]
@@ -60,12 +62,13 @@ class Comments(Task):
     The end-of-text token (`finish_reason="stop"`) or 20 tokens (`"length"`); both terminate.
 
     ## Information
-    `reward_terms` at every step; `finish_reason`, `text`, `roles` and `example_index` at the end.
+    `example_index` and `reward_terms` at every step; `finish_reason`, `text` and `roles`, which are
+    empty until the end.
 
     ## Arguments
     `split="train"`: or "validation", "test". `size=None`: number of comments, default 2048 for
     training and 256 for the others. `data_seed=0`: of the grammar's draws. `dataset=None`:
-    recorded comments as JSON, JSON lines, a Hub name or a list of mappings, with fields `parent`,
+    recorded comments as JSON, CSV, parquet, a Hub name or a list of mappings, with fields `parent`,
     `reply` (or `body`) and, optionally, `score` (or `upvotes`); or a Reddit dump with `id`,
     `parent_id`, `body`, `score`. `tokenizer=None`: any transformers tokenizer, or its name; by
     default the grammar's words, or "reviews" with a `dataset`, which cannot write every word.
@@ -125,9 +128,12 @@ class Comments(Task):
             tokenizer = grammar.tokenizer() if tokenizer is None else tokenizer
         else:
             examples = load_comments(dataset, split=split)
+        words = load_tokenizer("reviews" if tokenizer is None else tokenizer)
+        if dataset is not None:
+            check_words(examples, words, source=name_of(dataset), max_unknown=None)
         super().__init__(
             examples,
-            tokenizer=load_tokenizer("reviews" if tokenizer is None else tokenizer),
+            tokenizer=words,
             prompt_length=prompt_length,
             max_tokens=max_tokens,
             truncate_prompts=truncate_prompts,

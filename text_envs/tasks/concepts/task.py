@@ -20,6 +20,8 @@ from text_envs.tasks.concepts.data import load_concepts
 from text_envs.tasks.shared.components import checked_weights
 from text_envs.tasks.shared.procedural import DEFAULT_SIZES
 from text_envs.tasks.shared.scripted import as_turn
+from text_envs.tasks.shared.sources import name_of
+from text_envs.tasks.shared.unknown import check_words
 from text_envs.tokens.loading import load_tokenizer
 
 __all__ = ["ConceptsToSentence"]
@@ -62,14 +64,14 @@ class ConceptsToSentence(Task):
     The end-of-text token (`finish_reason="stop"`) or 20 tokens (`"length"`); both terminate.
 
     ## Information
-    `reward_terms` at every step, with the components; `finish_reason`, `text`, `roles` and
-    `example_index` at the end.
+    `example_index` and `reward_terms`, with the components, at every step; `finish_reason`, `text`
+    and `roles`, which are empty until the end.
 
     ## Arguments
     `split="train"`: or "validation", "test". `size=None`: number of scenes, default 2048 for
     training and 256 for the others. `data_seed=0`: of the grammar's draws. `weights=None`:
     weights of the components, `{"coverage": 1.0, "ciderd": 1.0}` by default; those not named are
-    left out. `dataset=None`: CommonGen or data like it, as JSON, JSON lines, a Hub name or a list
+    left out. `dataset=None`: CommonGen or data like it, as JSON, CSV, parquet, a Hub name or a list
     of mappings, with fields `concept_set_idx`, `concepts`, `target`, or `concept_set`
     ("dog#catch#frisbee") and `scene`. `training_dataset=None`: where the n-gram weights come from
     when `dataset` is evaluation data; by default the split "train" of `dataset`. `tokenizer=None`:
@@ -143,9 +145,12 @@ class ConceptsToSentence(Task):
         self._referenced = all(example.references for example in examples)
         kinds = ("expert", "mixed", *_KINDS) if self._referenced else ("list",)
         self.qualities: tuple[str, ...] = ("random", *kinds)
+        words = load_tokenizer("reviews" if tokenizer is None else tokenizer)
+        if dataset is not None:
+            check_words(examples, words, source=name_of(dataset), max_unknown=None)
         super().__init__(
             examples,
-            tokenizer=load_tokenizer("reviews" if tokenizer is None else tokenizer),
+            tokenizer=words,
             prompt_length=prompt_length,
             max_tokens=max_tokens,
             truncate_prompts=truncate_prompts,

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from text_envs.core.task import Task
-from text_envs.episodes.errors import suggest
+from text_envs.episodes.errors import unexpected
 from text_envs.episodes.types import Example, Turns
 from text_envs.tasks.reasoning.bigbench import load_bigbench
 from text_envs.tasks.reasoning.checker import ExactMatch
@@ -107,10 +107,7 @@ class ReasoningTask(Task):
         fields = [field.name for field in dataclasses.fields(cls.family)]
         for name in difficulty:
             if name not in fields:
-                raise TypeError(
-                    f"{cls.__name__} takes no argument {name!r}."
-                    f"{suggest(name, (*fields, *_COMMON))}"
-                )
+                raise unexpected(cls.__name__, name, (*fields, *_COMMON))
         if difficulty and not generated:
             raise ValueError(
                 f"{', '.join(sorted(difficulty))}: for generated questions only, not with dataset"

@@ -22,6 +22,7 @@ from text_envs.episodes.types import Example
 from text_envs.tasks.reasoning.checker import normalise
 from text_envs.tasks.reasoning.items import Item, as_example, split_of
 from text_envs.tasks.shared.data import read_lines
+from text_envs.tasks.shared.sources import listed
 
 __all__ = ["load_bigbench"]
 
@@ -83,8 +84,11 @@ def _rows(dataset: Any, name: str) -> tuple[Sequence[Any], str]:
         if path.suffix == ".json" or path.is_file():
             return _read_json(path), str(path)
         return _read_hub(str(dataset), name), f"{dataset} ({name})"
-    if isinstance(dataset, Sequence) or hasattr(dataset, "__getitem__"):
-        return [dataset[i] for i in range(len(dataset))], type(dataset).__name__
+    source = type(dataset).__name__
+    if isinstance(dataset, Mapping):  # as with the Hub's, splits of their own are put together
+        return [row for key in sorted(dataset) for row in listed(dataset[key])], source
+    if hasattr(dataset, "__iter__"):
+        return listed(dataset), source
     raise DatasetError(
         "dataset must be a task.json, a folder with one, a Hub name or a list of examples; got "
         f"{type(dataset).__name__}"
@@ -121,7 +125,7 @@ def _read_hub(dataset: str, name: str) -> Sequence[Any]:
         if (Path(dataset) / "dataset_info.json").exists():
             loaded: Any = datasets.load_from_disk(dataset)
         else:
-            loaded = datasets.load_dataset(dataset, name or None)
+            loaded = datasets.load_dataset(dataset, name or None, trust_remote_code=False)
         if isinstance(loaded, Mapping):  # the Hub's splits repeat contexts; ours do not
             loaded = datasets.concatenate_datasets([loaded[key] for key in sorted(loaded)])
     except Exception as error:  # every failure of another library becomes one that names the data

@@ -172,7 +172,8 @@ class ReasoningAboutColoredObjects(ReasoningTask):
     The end-of-text token (`finish_reason="stop"`) or the last column (`"length"`).
 
     ## Information
-    `reward_terms` at every step; `finish_reason`, `text`, `roles` and `example_index` at the end.
+    `example_index` and `reward_terms` at every step; `finish_reason`, `text` and `roles`, which are
+    empty until the end.
 
     ## Arguments
     Difficulty: `objects=5`, 2 to 8; `colors=10`, 2 to 10; `questions`, default all: "color",

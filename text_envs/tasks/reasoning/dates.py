@@ -229,7 +229,8 @@ class DateUnderstanding(ReasoningTask):
     The end-of-text token (`finish_reason="stop"`) or the last column (`"length"`).
 
     ## Information
-    `reward_terms` at every step; `finish_reason`, `text`, `roles` and `example_index` at the end.
+    `example_index` and `reward_terms` at every step; `finish_reason`, `text` and `roles`, which are
+    empty until the end.
 
     ## Arguments
     Difficulty: `years=60`, 1 to 80; `contexts`, ways to tell today, default all: "today",

@@ -227,7 +227,8 @@ class LogicalDeduction(ReasoningTask):
     The end-of-text token (`finish_reason="stop"`) or the last column (`"length"`).
 
     ## Information
-    `reward_terms` at every step; `finish_reason`, `text`, `roles` and `example_index` at the end.
+    `example_index` and `reward_terms` at every step; `finish_reason`, `text` and `roles`, which are
+    empty until the end.
 
     ## Arguments
     Difficulty: `objects=3`, 2 to 7; `pool=None`, how many different names there are, up to 10;

@@ -111,7 +111,8 @@ class WordSorting(ReasoningTask):
     The end-of-text token (`finish_reason="stop"`) or the last column (`"length"`).
 
     ## Information
-    `reward_terms` at every step; `finish_reason`, `text`, `roles` and `example_index` at the end.
+    `example_index` and `reward_terms` at every step; `finish_reason`, `text` and `roles`, which are
+    empty until the end.
 
     ## Arguments
     Difficulty: `min_words=2`, `max_words=20`; `vocabulary=None`, all words, or so many;

@@ -196,7 +196,8 @@ class TrackingShuffledObjects(ReasoningTask):
     The end-of-text token (`finish_reason="stop"`) or the last column (`"length"`).
 
     ## Information
-    `reward_terms` at every step; `finish_reason`, `text`, `roles` and `example_index` at the end.
+    `example_index` and `reward_terms` at every step; `finish_reason`, `text` and `roles`, which are
+    empty until the end.
 
     ## Arguments
     Difficulty: `people=3`, 2 to 7; `swaps=None`, as many as people, or 1 to 20; `pool=None`, how

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from text_envs.episodes.errors import DatasetError
-from text_envs.tasks.shared.data import read_hub, read_lines
+from text_envs.tasks.shared.sources import name_of, rows_of
 
 __all__ = ["Record", "read_records"]
 
@@ -20,12 +19,22 @@ class Record:
         where: the file and line, or the data set and item, for error messages.
     """
 
-    def __init__(self, where: str, fields: Mapping[str, Any]) -> None:
+    def __init__(self, where: str, fields: Mapping[str, Any], *, cells: bool = False) -> None:
+        """Keep a row.
+
+        Args:
+            where: it stands.
+            fields: its content.
+            cells: whether it is of a table of texts, which spells numbers out.
+        """
         self.where = where
         self._fields = fields
+        self._cells = cells
 
     def __contains__(self, name: str) -> bool:
-        return self._fields.get(name) is not None
+        # Tables of numbers have NaN, which differs from itself, where nothing was written.
+        value = self._fields.get(name)
+        return value is not None and not (isinstance(value, float) and value != value)
 
     def find(self, *names: str) -> str:
         """Return the first of `names` that the row has.
@@ -76,6 +85,9 @@ class Record:
         """
         name = self.find(*names)
         value = self._fields[name]
+        if self._cells and isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                value = float(value)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise DatasetError(f"{self.where}: field {name!r} must be a number, got {value!r}")
         return float(value)
@@ -89,68 +101,22 @@ def read_records(dataset: Any, *, split: str) -> list[Record]:
     """Return the rows of a data set that belong to a split.
 
     Args:
-        dataset: a `.jsonl` file (one object a line), a `.json` file (a list of objects, or one
-            object a line), the name of a data set on the Hub or of a folder that the package
-            `datasets` reads, or a list of mappings.
-        split: the split of a Hub data set, and of rows that carry a key `split`.
+        dataset: what `text_envs.tasks.shared.sources.rows_of` takes, with a mapping in each row: a
+            `.csv`, `.tsv`, `.json`, `.jsonl` or `.parquet` file, a Hub name, a folder, a `Dataset`,
+            a `DatasetDict`, a table of pandas, a list of mappings.
+        split: the split of a Hub data set or a `DatasetDict`, and of rows with a key `split`.
 
     Raises:
         DatasetError: a missing file, text that is not UTF-8, a malformed line, a row that is no
             object, no row in the split; the message names the file and the line.
     """
-    records = [
-        Record(where, row)
-        for where, row in _rows(dataset, split)
-        if row.get("split", split) == split
-    ]
+    records = []
+    for row in rows_of(dataset, split):
+        if not isinstance(row.value, Mapping):
+            kind = type(row.value).__name__
+            raise DatasetError(f"{row.where}: expected an object with fields, got {kind}")
+        if row.value.get("split", split) == split:
+            records.append(Record(row.where, row.value, cells=row.cells))
     if not records:
-        raise DatasetError(f"{_name(dataset)}: no rows in split {split!r}")
+        raise DatasetError(f"{name_of(dataset)}: no rows in split {split!r}")
     return records
-
-
-def _name(dataset: Any) -> str:
-    return str(dataset) if isinstance(dataset, str | Path) else type(dataset).__name__
-
-
-def _rows(dataset: Any, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    name = _name(dataset)
-    if isinstance(dataset, str | Path):
-        path = Path(dataset)
-        if path.suffix in (".json", ".jsonl", ".ndjson") or path.is_file():
-            yield from _file_rows(path)
-            return
-        dataset = read_hub(str(dataset), split)
-    elif not hasattr(dataset, "__getitem__") or isinstance(dataset, Mapping):
-        raise DatasetError(
-            f"dataset must be a .json or .jsonl file, a Hub name, or a list of mappings; got {name}"
-        )
-    for index in range(len(dataset)):
-        yield _checked(f"{name}, item {index + 1}", dataset[index])
-
-
-def _file_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    lines = read_lines(path)
-    first = next((line.strip() for line in lines if line.strip()), "")
-    if path.suffix == ".json" and first.startswith("["):
-        for index, row in enumerate(_parse(path, "\n".join(lines), 1)):
-            yield _checked(f"{path}, item {index + 1}", row)
-        return
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield _checked(f"{path}, line {number}", _parse(path, line, number))
-
-
-def _parse(path: Path, text: str, line: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DatasetError(
-            f"{path}, line {line + error.lineno - 1}: not JSON "
-            f"({error.msg} at column {error.colno})"
-        ) from error
-
-
-def _checked(where: str, row: Any) -> tuple[str, Mapping[str, Any]]:
-    if not isinstance(row, Mapping):
-        raise DatasetError(f"{where}: expected an object with fields, got {type(row).__name__}")
-    return where, row

@@ -18,6 +18,8 @@ from text_envs.rewards.preference import Preference
 from text_envs.tasks.shared.components import checked_weights
 from text_envs.tasks.shared.procedural import DEFAULT_SIZES
 from text_envs.tasks.shared.scripted import as_turn
+from text_envs.tasks.shared.sources import name_of
+from text_envs.tasks.shared.unknown import check_words
 from text_envs.tasks.summarization import grammar
 from text_envs.tasks.summarization.data import as_example, load_posts
 from text_envs.tokens.loading import load_tokenizer
@@ -65,14 +67,14 @@ class Summarization(Task):
     The end-of-text token (`finish_reason="stop"`) or 24 tokens (`"length"`); both terminate.
 
     ## Information
-    `reward_terms` at every step, with the components; `finish_reason`, `text`, `roles` and
-    `example_index` at the end.
+    `example_index` and `reward_terms`, with the components, at every step; `finish_reason`, `text`
+    and `roles`, which are empty until the end.
 
     ## Arguments
     `split="train"`: or "validation", "test". `size=None`: number of posts, default 2048 for
     training and 256 for the others. `data_seed=0`: of the grammar's draws. `weights=None`:
     weights of the components, `{"preference": 1.0}` by default; those not named are left out.
-    `dataset=None`: posts as JSON, JSON lines, a Hub name or a list of mappings, with fields
+    `dataset=None`: posts as JSON, CSV, parquet, a Hub name or a list of mappings, with fields
     `prompt` and `completion`, `post` and `summary`, or `content` and `summary`. `tokenizer=None`:
     any transformers tokenizer, or its name; by default the grammar's words, or "reviews" with a
     `dataset`, which cannot write every word. `prompt_length=64`, `max_tokens=24`: columns.
@@ -135,9 +137,12 @@ class Summarization(Task):
             examples = load_posts(dataset, split=split)
             kinds = ("expert", "mixed") if all(e.references for e in examples) else ()
         self.qualities: tuple[str, ...] = ("random", *kinds)
+        words = load_tokenizer("reviews" if tokenizer is None else tokenizer)
+        if dataset is not None:
+            check_words(examples, words, source=name_of(dataset), max_unknown=None)
         super().__init__(
             examples,
-            tokenizer=load_tokenizer("reviews" if tokenizer is None else tokenizer),
+            tokenizer=words,
             prompt_length=prompt_length,
             max_tokens=max_tokens,
             truncate_prompts=truncate_prompts,

@@ -65,7 +65,8 @@ class VisualDialogue(Task):
     the search ends once (rank - 0.5) / (1 - 0.5) is at least `goal`.
 
     ## Information
-    `reward_terms` at every step; `finish_reason`, `text`, `roles` and `example_index` at the end.
+    `example_index` and `reward_terms` at every step; `finish_reason`, `text` and `roles`, which are
+    empty until the end.
 
     ## Arguments
     `split="train"`: or "validation", "test". `reward_kind="standard"`: or "yes_no",

@@ -66,7 +66,8 @@ class Wordle(Task):
     The hidden word was guessed (`finish_reason="solved"`) or six tries are used up (`"lost"`).
 
     ## Information
-    `reward_terms` at every step; `finish_reason`, `text`, `roles` and `example_index` at the end.
+    `example_index` and `reward_terms` at every step; `finish_reason`, `text` and `roles`, which are
+    empty until the end.
 
     ## Arguments
     `split="train"`: "train", "validation", "test" hide 80, 10 and 10 percent of the words; "all",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from text_envs.episodes.errors import DatasetError, suggest
 from text_envs.tasks.shared.data import load_examples, read_lines
+from text_envs.tasks.shared.files import is_text_name
 from text_envs.tokens.assets import ASSETS
 from text_envs.tokens.builtin import CharTokenizer
 
@@ -147,10 +148,9 @@ def load_words(words: Any) -> tuple[str, ...]:
     if isinstance(words, str) and "/" not in words and "." not in words:
         if not Path(words).exists():
             raise ValueError(f"unknown words {words!r}.{suggest(words, LISTS)} Or a file of words.")
-    if isinstance(words, str | Path) and (Path(words).suffix == ".txt" or Path(words).is_file()):
-        if Path(words).suffix != ".jsonl":
-            lines = [line.strip().lower() for line in read_lines(Path(words))]
-            return _checked(lines, f"{words}, line")
+    if isinstance(words, str | Path) and is_text_name(Path(words)):
+        lines = [line.strip().lower() for line in read_lines(Path(words))]
+        return _checked(lines, f"{words}, line")
     examples = load_examples(words, fields=("word", "text", "prompt"))
     source = words if isinstance(words, str | Path) else type(words).__name__
     return _checked([example.prompt.strip().lower() for example in examples], f"{source}, item")
