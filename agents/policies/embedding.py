@@ -99,10 +99,14 @@ class IdEmbedding(BaseFeaturesExtractor):
         }
 
     def forward(self, observations: Tensor | dict[str, Tensor]) -> Tensor:
-        """Return the features `(N, F)` of ids `(N, L)`, which Stable-Baselines3 makes floats."""
+        """Return the features `(N, F)` of ids `(N, L)`, which Stable-Baselines3 makes floats.
+
+        Raises:
+            ValueError: the ids have become fractions, as `VecNormalize` makes them.
+        """
         parts = observations if isinstance(observations, dict) else {_WHOLE: observations}
         pairs = zip(self._texts, self.networks, strict=True)
-        features = [network(parts[key].long()) for key, network in pairs]
+        features = [network(_as_ids(parts[key])) for key, network in pairs]
         return torch.cat([*features, *(parts[key].flatten(1) for key in self._rest)], dim=1)
 
 
@@ -121,6 +125,21 @@ def _has_ids(space: spaces.Space[Any]) -> bool:
         and np.issubdtype(cast(type, space.dtype), np.integer)
         and int(space.low.min()) == 0
     )
+
+
+def _as_ids(values: Tensor) -> Tensor:
+    """Return ids that were made floats as ids again.
+
+    Raises:
+        ValueError: they are no whole numbers any more.
+    """
+    ids = values.long()
+    if values.is_floating_point() and not torch.equal(ids.to(values.dtype), values):
+        raise ValueError(
+            "observations must be token ids, got fractions; accepted: environments whose "
+            "observations are not scaled, such as VecNormalize(venv, norm_obs=False)"
+        )
+    return ids
 
 
 class _Flat(nn.Module):

@@ -64,11 +64,11 @@ def constraints_for(constraints: str, requirements: str) -> str:
     return "\n".join(line for line in lines if line.split("==")[0].lower() not in own) + "\n"
 
 
-def last_words(text: str) -> str:
+def last_words(text: str, limit: int | None = 300) -> str:
     """Return the line of an output that says most about why it ended: pip's error, or the last."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR:")]
-    return (errors or lines or ["no output"])[0 if errors else -1][:300]
+    return (errors or lines or ["no output"])[0 if errors else -1][:limit]
 
 
 def install(name: str, python: str) -> str:
@@ -114,8 +114,12 @@ def run(name: str, timeout: float) -> dict[str, Any]:
     if done.returncode:
         reason = last_words(done.stderr or done.stdout)
         return {"status": "failed", "reason": reason, "seconds": seconds}
-    row = json.loads(done.stdout.strip().splitlines()[-1])
-    return {"status": "ok", **row, "seconds": seconds}
+    last = last_words(done.stdout, limit=None)
+    try:
+        return {"status": "ok", **json.loads(last), "seconds": seconds}
+    except ValueError:
+        reason = f"the last line is no row of JSON: {last}"[:300]
+        return {"status": "failed", "reason": reason, "seconds": seconds}
 
 
 def render(rows: Mapping[str, Mapping[str, Any]]) -> str:
