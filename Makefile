@@ -15,7 +15,7 @@ help:
 	@echo "make bench        measure speed and memory as ratios; writes docs/results/benchmark.json"
 	@echo "make bench-peers  seconds to a reward against TRL, in a virtual environment of its own"
 	@echo "make studies      every study of the README; hours, and it goes on where it was stopped"
-	@echo "make interop      train d3rlpy on an exported data set, in a virtual environment of its own"
+	@echo "make interop      every recipe for another library, each in a virtual environment of its own"
 	@echo "make assets       rebuild the bundled language model, rewards and prompts"
 
 # The stamp is newer than what it was made from, so a second run installs nothing.
@@ -73,13 +73,9 @@ studies: $(INSTALLED)
 	done
 	$(BIN)/python examples/results.py
 
-# d3rlpy pins an older Gymnasium than constraints.txt does.
+# Each library in an environment of its own; `examples/interop/run.py --only NAME` runs one.
 interop:
-	test -x .venv-d3rlpy/bin/python || $(PYTHON) -m venv .venv-d3rlpy
-	grep -v '^gymnasium==' constraints.txt > .venv-d3rlpy/constraints.txt
-	.venv-d3rlpy/bin/python -m pip install --quiet --constraint .venv-d3rlpy/constraints.txt -r examples/requirements-d3rlpy.txt
-	.venv-d3rlpy/bin/python -m pip install --quiet --no-deps --editable .
-	.venv-d3rlpy/bin/python examples/interop_d3rlpy.py
+	$(PYTHON) examples/interop/run.py
 
 assets: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[build]'
@@ -92,4 +88,4 @@ assets: $(INSTALLED)
 	$(BIN)/python -m text_envs.reference
 
 clean:
-	rm -rf $(VENV) .venv-trl .venv-d3rlpy .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-*/ .pytest_cache .mypy_cache .ruff_cache .hypothesis

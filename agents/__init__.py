@@ -13,6 +13,7 @@ from agents.hir import HIR
 from agents.ilql import ILQL
 from agents.mc import MCValues
 from agents.policies.causal_lm import CausalLMPolicy
+from agents.policies.embedding import IdEmbedding
 from agents.policies.instructed import InstructedPolicy, InstructedSeq2SeqPolicy
 from agents.policies.seq2seq import Seq2SeqPolicy
 from agents.policies.value_guided import ValueGuidedPolicy
@@ -41,6 +42,7 @@ __all__ = [
     "RLOO",
     "CausalLMPolicy",
     "DecisionTransformer",
+    "IdEmbedding",
     "InstructedPolicy",
     "InstructedSeq2SeqPolicy",
     "MCValues",

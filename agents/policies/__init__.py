@@ -6,6 +6,7 @@ algorithm brings: guided by values, told an instruction or a return, with two cr
 """
 
 from agents.policies.causal_lm import CausalLMPolicy
+from agents.policies.embedding import IdEmbedding
 from agents.policies.instructed import InstructedPolicy, InstructedSeq2SeqPolicy
 from agents.policies.return_conditioned import ReturnConditionedPolicy
 from agents.policies.seq2seq import Seq2SeqPolicy
@@ -14,6 +15,7 @@ from agents.policies.value_guided import ValueGuidedPolicy
 
 __all__ = [
     "CausalLMPolicy",
+    "IdEmbedding",
     "InstructedPolicy",
     "InstructedSeq2SeqPolicy",
     "ReturnConditionedPolicy",
