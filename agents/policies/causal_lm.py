@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from agents.checkpoints.policies import load_policy, save_policy
 from agents.common.settings import Guarded, PolicySetting, is_live
 from agents.policies.vocabulary import highest_shown
+from text_envs.envs.spaces import TokenIdsWarning
 from text_envs.lm.action_lm import ActionLM
 from text_envs.lm.checks import check_shown
 from text_envs.lm.likelihood import sample, token_log_probs
@@ -112,14 +114,16 @@ class CausalLMPolicy(Guarded, ActorCriticPolicy):
         if not isinstance(action_space, spaces.Discrete) or action_space.start != 0:
             raise ValueError(f"actions must be Discrete ids from 0, got {action_space}")
         self.arguments: dict[str, Any] = {}
-        super().__init__(
-            observation_space,
-            action_space,
-            lr_schedule,
-            optimizer_class=optimizer_class,
-            optimizer_kwargs=optimizer_kwargs,
-            normalize_images=False,
-        )
+        with warnings.catch_warnings():  # of the library's own extractor, which is not used here
+            warnings.simplefilter("ignore", TokenIdsWarning)
+            super().__init__(
+                observation_space,
+                action_space,
+                lr_schedule,
+                optimizer_class=optimizer_class,
+                optimizer_kwargs=optimizer_kwargs,
+                normalize_images=False,
+            )
         lm, self.tokenizer = self.load_model(model)
         self.actor = self.actor_class(
             lm,
