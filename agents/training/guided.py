@@ -134,7 +134,7 @@ class GuidedAlgorithm(EpisodicAlgorithm):
                     collected, facts = guide_finishes(
                         self.policy, env, starts, on_step, to_the_end=self.to_the_end
                     )
-            except Exception as error:
+            except BaseException as error:
                 parts += filter(None, [getattr(error, "partial_rollout", None)])
                 if parts:
                     error.partial_rollout = Rollout.cat(parts)  # type: ignore[attr-defined]

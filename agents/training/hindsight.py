@@ -138,7 +138,7 @@ class HindsightAlgorithm(EpisodicAlgorithm):
             collected = collect_groups(
                 self.policy, shown, self.n_episodes, self.group_size, on_step, draw
             )
-        except Exception as error:
+        except BaseException as error:
             if (partial := getattr(error, "partial_rollout", None)) is not None:
                 self.remember(partial)
             raise
