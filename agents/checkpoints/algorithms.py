@@ -149,6 +149,11 @@ def _made(
     given = dict(overrides)
     policy = given.pop("policy", config.get("policy"))
     changed = given.pop("policy_kwargs", None) or {}
+    if "policy" not in overrides and policy not in tuple(cls.policy_aliases):
+        raise CheckpointError(
+            f"{path}: config.json: policy is {policy!r}, which is not among those that "
+            f"{cls.__name__} knows by name; pass policy=its class to load"
+        )
     for name in changed.keys() & parameters_of(cls).keys():
         raise ValueError(
             f"policy_kwargs[{name!r}] would be overridden: {cls.__name__} decides it; "

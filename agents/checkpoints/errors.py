@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from gymnasium.error import Error as GymError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from text_envs.episodes.errors import DatasetError
+from text_envs.episodes.errors import DatasetError, GuideError, RewardModelError
 
 __all__ = ["CheckpointError", "finite", "read_json", "read_tensors", "reading", "whole"]
 
@@ -21,18 +21,15 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be read; the message names the file."""
 
 
-# What a file with other content than was written can cause further down.
-_CAUSES = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, OSError,
-    RecursionError, RuntimeError, SafetensorError, TypeError, ValueError,
-)  # fmt: skip
+# Errors that are about something else than the file: data, environment, guide, a missing package.
+_OTHERS = (DatasetError, GuideError, RewardModelError, ImportError, NotImplementedError, GymError)
 
 
 @contextmanager
 def reading(where: str) -> Iterator[None]:
     """Make what goes wrong a CheckpointError that begins with `where`.
 
-    Errors that are about something else than the file (data, a missing package) stay as they are.
+    Errors that are about something else than the file (`_OTHERS`) stay as they are.
     """
     try:
         yield
@@ -40,9 +37,9 @@ def reading(where: str) -> Iterator[None]:
         if str(error).startswith(where):
             raise
         raise CheckpointError(f"{where}: {error}") from error
-    except (DatasetError, NotImplementedError):
+    except _OTHERS:
         raise
-    except _CAUSES as error:
+    except Exception as error:  # whatever other content than was written causes further down
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise CheckpointError(f"{where}: {kind}{error}") from error
 

@@ -77,5 +77,5 @@ def _write_generation(policy: Any, folder: Path) -> None:
     }
     if facts["eos_token_id"] is None:
         del facts["eos_token_id"]
-    text = json.dumps({k: v for k, v in facts.items() if v is not None}, indent=2)
+    text = json.dumps({k: v for k, v in facts.items() if v is not None}, indent=2, sort_keys=True)
     file.write_text(text + "\n", encoding="utf-8")
