@@ -167,17 +167,5 @@ class TokenEnv(Face, gym.Env[NDArray[np.int64], np.int64]):
 
     def render(self) -> Any:
         """Return a picture of the text so far, see `text_envs.render`, or print it (`human`)."""
-        if self.render_mode is None:
-            gym.logger.warn(
-                f"render() without a render_mode; pass one to make(): {', '.join(render.MODES)}"
-            )
-            return None
-        if self.render_mode == "html":
-            return render.html(self.engine, [0])
-        if self.render_mode == "rgb_array":
-            return render.rgb_array(self.engine, row=0)
-        picture = render.ansi(self.engine, row=0)
-        if self.render_mode == "ansi":
-            return picture
-        render.show(picture)
-        return None
+        pictures = self._pictures("make")
+        return pictures[0] if isinstance(pictures, tuple) else pictures
