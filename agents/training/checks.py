@@ -126,7 +126,7 @@ def check_tensorboard(log: Any) -> None:
 def check_total(name: str, value: Any) -> None:
     """Raise a ValueError unless `value` is a number of steps."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0
-    require(name, value, whole, "a finite number of steps, an integer of at least 0")
+    require(name, value, bool(whole), "a finite number of steps, an integer of at least 0")
 
 
 def check_callback(callback: Any) -> None:

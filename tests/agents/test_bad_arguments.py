@@ -139,9 +139,7 @@ def small(**kwargs: Any) -> Any:
 @pytest.mark.parametrize("value", [-1, 2.5, "100", None, True, float("nan")])
 def test_how_long_to_learn(value: Any) -> None:
     agent = small()
-    with pytest.raises(
-        ValueError, match="total_timesteps must be a finite number of steps, an integer"
-    ):
+    with pytest.raises(ValueError, match="total_timesteps must be a finite number of steps"):
         agent.learn(value)
     assert agent._last_obs is None, "nothing was done"
 
