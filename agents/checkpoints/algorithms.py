@@ -181,8 +181,10 @@ def _made(
     else:
         check_for_correct_spaces(algorithm.env, space, actions)
     seed, algorithm.seed = algorithm.seed, None  # not to start the generators anew
+    algorithm.is_loading = True
     with reading(f"{path}: config.json and policy.json"):
         algorithm._setup_model()
+    del algorithm.is_loading
     algorithm.seed = seed
     return algorithm
 

@@ -66,6 +66,7 @@ class TextAlgorithm(Guarded, BaseAlgorithm):
     )
     progress_bar: ClassVar[type[BaseCallback]]
     pending: dict[str, Any] | None  # a checkpoint's state, until training goes on
+    is_loading = False
     given: dict[str, Any]  # the arguments it was made with
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -162,7 +163,8 @@ class TextAlgorithm(Guarded, BaseAlgorithm):
         """
         tokenizer = None if self.env is None else tokenizer_of(self.env)
         if tokenizer is not None and isinstance(self.policy, CausalLMPolicy):
-            check_tokens("model", self.policy.tokenizer, tokenizer, ends=False)
+            if not self.is_loading:  # `load` compares by itself, and says more
+                check_tokens("model", self.policy.tokenizer, tokenizer, ends=False)
             self.policy.vocabulary = tokenizer_facts(tokenizer)
             if self.policy.tokenizer is None:  # of a model that came without: saved beside it
                 self.policy.tokenizer = tokenizer

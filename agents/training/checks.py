@@ -63,8 +63,8 @@ def check_shared(cls: Any, given: Mapping[str, Any]) -> None:
     if "device" in given:
         check_device(given["device"])
     for name in ("num_envs", "stats_window_size"):
-        if name in given:
-            require_whole(name, given[name], none=name == "num_envs")
+        if name in given and (name, given[name]) != ("num_envs", None):
+            require_whole(name, given[name])
     if "verbose" in given:
         require_whole("verbose", given["verbose"], 0)
     log = given.get("tensorboard_log")
@@ -125,7 +125,8 @@ def check_tensorboard(log: Any) -> None:
 
 def check_total(name: str, value: Any) -> None:
     """Raise a ValueError unless `value` is a number of steps."""
-    require_whole(name, value, 0)
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0
+    require(name, value, bool(whole), "a finite number of steps, an integer of at least 0")
 
 
 def check_callback(callback: Any) -> None:
