@@ -1,4 +1,4 @@
-"""Recipes for other libraries: the runner, the page, and recipes that need no library of their own."""
+"""Recipes for other libraries: the runner, the page, and recipes that run as they are."""
 
 from __future__ import annotations
 

@@ -33,6 +33,7 @@ RECIPES: Mapping[str, tuple[str, str]] = {
     "gymnasium-1.0": ("Gymnasium", "with_gymnasium.py"),
     "gymnasium-1.2": ("Gymnasium", "with_gymnasium.py"),
     "gymnasium": ("Gymnasium", "with_gymnasium.py"),
+    "stable-baselines3": ("Stable-Baselines3", "with_sb3.py"),
     "sb3-contrib": ("sb3-contrib", "with_sb3_contrib.py"),
     "cleanrl-style": ("CleanRL's style", "with_plain_torch.py"),
     "tianshou": ("Tianshou", "with_tianshou.py"),
