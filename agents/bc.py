@@ -64,10 +64,11 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from agents.common.checks import require, require_weight
+from agents.common.settings import Setting, weighing
 from agents.data.batches import OfflineBatch
 from agents.losses.cloning import smoothed_log_probs
 from agents.policies.causal_lm import CausalLMPolicy
-from agents.training.arguments import RecordedArguments, with_weight_decay
+from agents.training.arguments import RecordedArguments, set_weight_decay, with_weight_decay
 from agents.training.offline import OfflineAlgorithm
 from text_envs.datasets import EpisodeDataset
 
@@ -141,6 +142,15 @@ class BC(OfflineAlgorithm):
         )
 
     held_out_data: OfflineBatch | None
+    fixed = frozenset({"held_out", "min_return", "top"})
+    label_smoothing: Any = Setting(lambda x: 0 <= x < 1, "in [0, 1)")
+    weight_decay: Any = weighing()
+
+    def changed(self, name: str) -> None:
+        """Bring a changed setting to what depends on it; an error puts the old value back."""
+        super().changed(name)
+        if name == "weight_decay":
+            set_weight_decay(self.policy, self.weight_decay)
 
     def prepare(self, dataset: EpisodeDataset) -> EpisodeDataset:
         """Return the best episodes but those set aside, which go to `held_out_data`."""

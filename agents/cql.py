@@ -53,6 +53,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from agents.common.checks import require_weight
+from agents.common.settings import weighing
 from agents.data.batches import OfflineBatch
 from agents.losses import offline as F
 from agents.policies.causal_lm import CausalLMPolicy
@@ -73,6 +74,8 @@ class CQL(ValueAlgorithm):
         ValueError: an argument that cannot work, with what is accepted.
         DatasetError: the data are inconsistent or of another environment.
     """
+
+    cql_weight: Any = weighing()
 
     def __init__(
         self,

@@ -83,6 +83,7 @@ class DecisionTransformer(BC):
         DatasetError: the data are of another environment.
     """
 
+    fixed = frozenset({"levels"})
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "CausalLMPolicy": ReturnConditionedPolicy,
         "ReturnConditionedPolicy": ReturnConditionedPolicy,

@@ -81,6 +81,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from agents.common.checks import require, require_batch, require_whole
+from agents.common.settings import Setting, counting
 from agents.losses.distributional import (
     DIVERGENCES,
     dpg_weights,
@@ -131,6 +132,20 @@ class DPG(TargetAlgorithm):
             a divergence that is infinite for this target.
     """
 
+    fixed = frozenset({"proposal"})
+    divergence: Any = Setting(lambda x: x in DIVERGENCES, ", ".join(DIVERGENCES))
+    baseline: Any = Setting(lambda x: isinstance(x, bool), "True or False")
+    proposal_interval: Any = counting()
+    batch_size: Any = counting(none=True)
+
+    def changed(self, name: str) -> None:
+        """Bring a changed setting to what depends on it; an error puts the old value back."""
+        super().changed(name)
+        require_batch(self.batch_size, self.n_episodes)
+        _check_divergence(self.divergence, self.accept)
+        if name == "reference" and getattr(self, "_sampler", None) is not None:
+            self._sample_from_reference()
+
     def __init__(
         self,
         policy: str | type[CausalLMPolicy],
@@ -157,9 +172,7 @@ class DPG(TargetAlgorithm):
         if fit_episodes is not None:
             require_whole("fit_episodes", fit_episodes)
         require_batch(batch_size, n_episodes)
-        excludes = accept is not None and divergence in ("reverse_kl", "reverse_chi2")
-        accepted = "'kl', 'tv', 'js' or 'chi2' with accept, which excludes texts: it is infinite"
-        require("divergence", divergence, not excludes, accepted)
+        _check_divergence(divergence, accept)
         self.divergence, self.baseline, self.batch_size = divergence, baseline, batch_size
         self.proposal, self.proposal_interval = proposal, proposal_interval
         super().__init__(
@@ -176,9 +189,12 @@ class DPG(TargetAlgorithm):
     def _setup_model(self) -> None:
         super()._setup_model()
         # A copy of the whole policy: as a behaviour it needs caches and random numbers alike.
-        self._sampler: CausalLMPolicy | None = None
+        self._sampler = None
         if self.proposal != "policy":
             self._sampler = copy.deepcopy(self.policy)
+        self._sample_from_reference()
+
+    def _sample_from_reference(self) -> None:
         if self.proposal == "reference":
             assert self._sampler is not None and self.reference is not None
             self._sampler.actor = self.reference
@@ -189,7 +205,10 @@ class DPG(TargetAlgorithm):
     @property
     def behaviour(self) -> CausalLMPolicy:
         """The proposal q."""
-        return self.policy if self._sampler is None else self._sampler
+        if self._sampler is None:
+            return self.policy
+        self._sampler.actor.adopt(self.policy.actor)
+        return self._sampler
 
     def own_state(self) -> dict[str, Any]:
         """Return what is saved beside weights and arguments, an adaptive proposal included."""
@@ -202,6 +221,8 @@ class DPG(TargetAlgorithm):
         super().set_own_state(state)
         if self._sampler is not None and state["sampler"] is not None:
             self._sampler.load_state_dict(state["sampler"])
+
+    _sampler: CausalLMPolicy | None
 
     # -- training ------------------------------------------------------------------------------
 
@@ -279,3 +300,9 @@ class DPG(TargetAlgorithm):
         if self.proposal == "adaptive" and self._n_updates % self.proposal_interval == 0:
             if kl_pi < kl_q and self._sampler is not None:
                 self._sampler.load_state_dict(self.policy.state_dict())
+
+
+def _check_divergence(divergence: str, accept: float | None) -> None:
+    excludes = accept is not None and divergence in ("reverse_kl", "reverse_chi2")
+    accepted = "'kl', 'tv', 'js' or 'chi2' with accept, which excludes texts: it is infinite"
+    require("divergence", divergence, not excludes, accepted)

@@ -95,6 +95,7 @@ from typing_extensions import Unpack
 
 from agents.common.checks import require, require_weight, require_whole
 from agents.common.envs import as_vec_env
+from agents.common.settings import Setting, counting, weighing
 from agents.data.history import Relabelled
 from agents.data.relabelling import PartJudge, levels_of
 from agents.losses.hindsight import contrastive_loss, entropy_loss, supervised_loss
@@ -105,7 +106,7 @@ from agents.policies.instructed import (
     InstructedSeq2SeqPolicy,
 )
 from agents.rollouts.goals import inner
-from agents.training.arguments import RunArguments, with_weight_decay
+from agents.training.arguments import RunArguments, set_weight_decay, with_weight_decay
 from agents.training.hindsight import HindsightAlgorithm, whole_round
 from agents.training.hindsight_scores import scores_by_goal, scores_in_batch
 
@@ -165,6 +166,13 @@ class HIR(HindsightAlgorithm):
         "Seq2SeqPolicy": InstructedSeq2SeqPolicy,
         "InstructedSeq2SeqPolicy": InstructedSeq2SeqPolicy,
     }
+    fixed = frozenset({"instructions", "levels", "negatives", "part_judge", "parts"})
+    batch_size: Any = counting()
+    n_epochs: Any = counting()
+    contrastive_coef: Any = weighing()
+    label_smoothing: Any = Setting(lambda x: 0 <= x < 1, "in [0, 1)")
+    buffer_limit: Any = counting(none=True)
+    weight_decay: Any = weighing()
     default_contrastive_coef: ClassVar[float] = 1.0
     default_ent_coef: ClassVar[float] = 0.001
 
@@ -236,6 +244,12 @@ class HIR(HindsightAlgorithm):
             ent_coef=ent_coef,
             **kwargs,
         )
+
+    def changed(self, name: str) -> None:
+        """Bring a changed setting to what depends on it; an error puts the old value back."""
+        super().changed(name)
+        if name == "weight_decay":
+            set_weight_decay(self.policy, self.weight_decay)
 
     # -- training ------------------------------------------------------------------------------
 

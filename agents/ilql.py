@@ -90,6 +90,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from agents.common.checks import require, require_weight
+from agents.common.settings import Setting, weighing
 from agents.data.batches import OfflineBatch
 from agents.losses import offline as F
 from agents.losses.on_policy import masked_mean
@@ -128,6 +129,22 @@ class ILQL(ValueAlgorithm):
         ValueError: an argument that cannot work, with what is accepted.
         DatasetError: the data are inconsistent or of another environment.
     """
+
+    fixed = frozenset({"variant"})
+    tau: Any = Setting(lambda x: 0 < x < 1, "in (0, 1)")
+    cql_weight: Any = weighing()
+    awac_weight: Any = weighing()
+    beta_train: Any = weighing()
+    awac_max_weight: Any = Setting(lambda x: x > 0, "above 0")
+    target: Any = Setting(lambda x: x in TARGETS, f"one of {', '.join(TARGETS)}")
+
+    def changed(self, name: str) -> None:
+        """Bring a changed setting to what depends on it; an error puts the old value back."""
+        super().changed(name)
+        trained = self.policy.arguments["train_policy"]
+        accepted = "above 0" if trained else "0"
+        why = f"{accepted}, as when ILQL was made: the optimiser holds what is trained"
+        require("awac_weight", self.awac_weight, (self.awac_weight > 0) == trained, why)
 
     def __init__(
         self,
@@ -219,7 +236,7 @@ class ILQL(ValueAlgorithm):
 
     @property
     def _needs_target(self) -> bool:
-        return self.target == "bootstrap"
+        return bool(self.target == "bootstrap")
 
     def _value_losses(
         self, q: Tensor, values: Tensor, y: Tensor, q_hat: Tensor, mask: Tensor

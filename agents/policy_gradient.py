@@ -73,6 +73,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from agents.common.checks import require, require_batch, require_whole
+from agents.common.settings import Setting, counting
 from agents.losses import on_policy as F
 from agents.losses.groups import group_normalised, leave_one_out
 from agents.policies.causal_lm import CausalLMPolicy
@@ -106,6 +107,17 @@ class PolicyGradient(EpisodicAlgorithm):
 
     default_baseline: ClassVar[str] = "batch"
     default_group_size: ClassVar[int] = 1
+    baseline: Any = Setting(lambda x: x in BASELINES, f"one of {', '.join(BASELINES)}")
+    credit: Any = Setting(lambda x: x in CREDITS, f"one of {', '.join(CREDITS)}")
+    batch_size: Any = counting(none=True)
+    n_epochs: Any = counting()
+    clip_range: Any = Setting(lambda x: x is None or x > 0, "None or above 0")
+
+    def changed(self, name: str) -> None:
+        """Bring a changed setting to what depends on it; an error puts the old value back."""
+        super().changed(name)
+        _check_together(self.baseline, self.group_size, self.credit, self.gamma)
+        require_batch(self.batch_size, self.n_episodes)
 
     def __init__(
         self,
@@ -127,11 +139,7 @@ class PolicyGradient(EpisodicAlgorithm):
         group_size = self.default_group_size if group_size is None else group_size
         require("baseline", baseline, baseline in BASELINES, f"one of {', '.join(BASELINES)}")
         require("credit", credit, credit in CREDITS, f"one of {', '.join(CREDITS)}")
-        alone = baseline in ("group", "normalised") and group_size == 1
-        require("group_size", group_size, not alone, f"at least 2 with baseline={baseline!r}")
-        to_go = credit == "to_go"
-        require("credit", credit, not to_go or baseline != "normalised", "'text' with 'normalised'")
-        require("gamma", gamma, gamma == 1 or to_go, "1 unless credit='to_go'")
+        _check_together(baseline, group_size, credit, gamma)
         require_whole("n_epochs", n_epochs)
         require("clip_range", clip_range, lambda x: x is None or x > 0, "None or above 0")
         require_batch(batch_size, n_episodes)
@@ -216,6 +224,15 @@ class PolicyGradient(EpisodicAlgorithm):
             if self.clip_range is not None:
                 stats["clip_fraction"].append(F.clip_fraction(log_probs, old, mask, clip_range))
         return loss
+
+
+def _check_together(baseline: str, group_size: int, credit: str, gamma: float) -> None:
+    """Raise a ValueError if arguments that can be used one by one cannot be used together."""
+    alone = baseline in ("group", "normalised") and group_size == 1
+    require("group_size", group_size, not alone, f"at least 2 with baseline={baseline!r}")
+    to_go = credit == "to_go"
+    require("credit", credit, not to_go or baseline != "normalised", "'text' with 'normalised'")
+    require("gamma", gamma, gamma == 1 or to_go, "1 unless credit='to_go'")
 
 
 class REINFORCE(PolicyGradient):

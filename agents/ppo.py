@@ -77,10 +77,12 @@ from typing import Any
 import stable_baselines3
 import torch
 from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import FloatSchedule
 from torch import Tensor
 from typing_extensions import Unpack
 
 from agents.common.checks import require, require_batch, require_whole
+from agents.common.settings import Setting, counting
 from agents.losses import on_policy as F
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.rollouts.rollout import Rollout
@@ -114,6 +116,23 @@ class PPO(EpisodicAlgorithm, stable_baselines3.PPO):
     Raises:
         ValueError: an argument that cannot work, with the arithmetic and the remedy.
     """
+
+    batch_size: Any = counting()
+    n_epochs: Any = counting()
+    clip_range: Any = Setting(lambda x: callable(x) or x > 0, "above 0 or a schedule")
+    clip_range_vf: Any = Setting(
+        lambda x: x is None or callable(x) or x > 0, "above 0 or a schedule"
+    )
+    normalize_advantage: Any = Setting(lambda x: isinstance(x, bool), "True or False")
+    target_kl: Any = Setting(lambda x: x is None or x > 0, "None or above 0")
+
+    def changed(self, name: str) -> None:
+        """Bring a changed setting to what depends on it; an error puts the old value back."""
+        super().changed(name)
+        if name in ("n_episodes", "batch_size"):
+            require_batch(self.batch_size, self.n_episodes, none=False)
+        if name in ("clip_range", "clip_range_vf") and vars(self)[name] is not None:
+            vars(self)[name] = FloatSchedule(vars(self)[name])
 
     def __init__(
         self,
@@ -226,7 +245,7 @@ class PPO(EpisodicAlgorithm, stable_baselines3.PPO):
             part.values,
             None if self.clip_range_vf is None else self._now(self.clip_range_vf),
         )
-        loss = policy_loss + self.vf_coef * value_loss
+        loss: Tensor = policy_loss + self.vf_coef * value_loss
         if entropy is not None:
             entropy_loss = -F.masked_mean(entropy, own)
             loss = loss + self.ent_coef * entropy_loss

@@ -95,6 +95,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
 from agents.common.checks import require, require_whole
+from agents.common.settings import Setting, counting
 from agents.losses import on_policy as F
 from agents.policies.two_critics import TwoCriticPolicy, TwoCriticSeq2SeqPolicy
 from agents.ppo import PPO
@@ -136,6 +137,8 @@ class AggreVaTeD(GuidedPPO):
         strict: update only the agent's last token, the one deviation from the guide.
         **kwargs: arguments of `GuidedPPO` and `PPO`.
     """
+
+    strict: Any = Setting(lambda x: isinstance(x, bool), "True or False")
 
     def __init__(self, policy: Any, env: Any, strict: bool = False, **kwargs: Any) -> None:
         self.strict = strict
@@ -187,6 +190,8 @@ class LOLS(GuidedPPO):
         "TwoCriticSeq2SeqPolicy": TwoCriticSeq2SeqPolicy,
     }
 
+    tau: Any = Setting(lambda x: 0 <= x <= 1, "a probability, 0 to 1")
+
     def __init__(self, policy: Any, env: Any, tau: float = 0.8, **kwargs: Any) -> None:
         require("tau", tau, lambda x: 0 <= x <= 1, "a probability, 0 to 1")
         self.tau = tau
@@ -217,6 +222,8 @@ class D2LOLS(GuidedPPO):
         **kwargs: arguments of `GuidedPPO` and `PPO`.
     """
 
+    tau: Any = counting(0)
+
     def __init__(self, policy: Any, env: Any, tau: int = 20, **kwargs: Any) -> None:
         require_whole("tau", tau, least=0)
         self.tau = int(tau)
@@ -224,4 +231,4 @@ class D2LOLS(GuidedPPO):
 
     def guide_rolls_in(self) -> bool:
         """Once `tau` iterations are over."""
-        return self.iterations >= self.tau
+        return bool(self.iterations >= self.tau)

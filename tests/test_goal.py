@@ -165,6 +165,8 @@ def test_bad_input(make: Any, error: Any, message: str) -> None:
 
 # -- Stable-Baselines3 -----------------------------------------------------------------------------
 
+NUMBERS = pytest.mark.filterwarnings("ignore::text_envs.envs.spaces.TokenIdsWarning")
+
 ONE_QUESTION = {"objects": 2, "pool": 2, "themes": ["race"], "style": "compact",
                 "num_examples": 1, "max_tokens": 1}  # fmt: skip
 
@@ -180,6 +182,7 @@ def her(env: Any, **kwargs: Any) -> DQN:
     )  # fmt: skip
 
 
+@NUMBERS
 def test_hindsight_replay_learns_to_follow_both_goals() -> None:
     env = gym.make(THREE, **ONE_QUESTION)
     model = her(env, train_freq=4)
@@ -195,6 +198,7 @@ def test_hindsight_replay_learns_to_follow_both_goals() -> None:
         assert terminated and reward == 1.0
 
 
+@NUMBERS
 def test_the_native_batch_behind_stable_baselines3() -> None:
     native = GoalTokenVecEnv(GoalTokenVectorEnv(Toy(), num_envs=4, threshold=1.0))
     native.seed(0)

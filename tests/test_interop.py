@@ -1,4 +1,4 @@
-"""Recipes for other libraries: the runner, the page, and recipes that run as they are."""
+"""The runner of recipes for other libraries, and what it writes."""
 
 from __future__ import annotations
 

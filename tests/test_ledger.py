@@ -89,7 +89,7 @@ BAD: list[Any] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("values", GOOD, ids=repr)
+@pytest.mark.parametrize("values", GOOD, ids=range(len(GOOD)))
 def test_values_that_are_rewards(values: Any) -> None:
     env = TokenVectorEnv(Toy(), num_envs=2, reward=lambda episodes: values)
     env.reset(seed=0)
@@ -98,7 +98,7 @@ def test_values_that_are_rewards(values: Any) -> None:
     np.testing.assert_allclose(rewards, as_numbers(values))
 
 
-@pytest.mark.parametrize("values", BAD, ids=repr)
+@pytest.mark.parametrize("values", BAD, ids=range(len(BAD)))
 def test_values_that_are_none(values: Any) -> None:
     env = TokenVectorEnv(Toy(), num_envs=2, reward=lambda episodes: values)
     env.reset(seed=0)

@@ -227,3 +227,18 @@ def test_unknown_arguments_are_said_in_pythons_words(env_id: str) -> None:
     for make in (gym.make, gym.make_vec):
         with pytest.raises(TypeError, match="got an unexpected keyword argument 'frameskip'"):
             make(env_id, frameskip=1)
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "RLOO"])
+def test_what_was_played_before_ctrl_c_is_not_lost(algorithm: str) -> None:
+    import agents
+
+    env = text_envs.make_sb3(TOY, num_envs=2, seed=0, reward=Moody(KeyboardInterrupt(), {4}))
+    kwargs = {"group_size": 2} if algorithm == "RLOO" else {"batch_size": 2}
+    agent = getattr(agents, algorithm)(
+        "CausalLMPolicy", env, n_episodes=16, seed=0, policy_kwargs={"model": "scratch"}, **kwargs
+    )
+    with pytest.raises(KeyboardInterrupt) as caught:
+        agent.learn(100)
+    assert len(caught.value.partial_rollout) >= 3
+    agent.learn(30)  # and learning goes on

@@ -395,3 +395,13 @@ def test_a_goal_environment_shows_what_the_one_without_goals_shows() -> None:
 @pytest.mark.parametrize("module", [render, cells, colours, page_style])
 def test_examples_in_the_documentation(module: Any) -> None:
     assert doctest.testmod(module).failed == 0
+
+
+@pytest.mark.parametrize("env_id", text_envs.list_ids())
+def test_ansi_shows_something_from_the_start(env_id: str) -> None:
+    env = gym.make(env_id, render_mode="ansi")
+    env.reset(seed=0)
+    assert env.render().strip()
+    vector = gym.make_vec(env_id, num_envs=2, render_mode="ansi")
+    vector.reset(seed=0)
+    assert all(picture.strip() for picture in vector.render())

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import random
 from collections import deque
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from stable_baselines3.common.utils import (
-    check_for_correct_spaces,
-)
+from stable_baselines3.common.utils import check_for_correct_spaces
 
-from agents.checkpoints.arguments import decode_all, encode, make_space
+from agents.checkpoints.arguments import decode_all, encode
+from agents.checkpoints.errors import CheckpointError, reading, whole
+from agents.checkpoints.exports import write_lm
 from agents.checkpoints.policies import (
     policy_arguments,
-    read_json,
+    read_content,
     read_policy,
-    write_lm,
+    spaces_of,
     write_policy,
 )
+from agents.checkpoints.state import COUNTERS, check_state, resume, state_of
 from agents.checkpoints.storage import (
-    CheckpointError,
     load_optimizer,
     load_tree,
     open_checkpoint,
@@ -31,9 +28,10 @@ from agents.checkpoints.storage import (
     save_tree,
     writing_checkpoint,
 )
-from agents.common.arguments import parameters_of
+from agents.common.arguments import parameters_of, refuse_unknown
 from agents.common.envs import tokenizer_of
 from text_envs.episodes.errors import DatasetError
+from text_envs.lm.loading import BUNDLED
 from text_envs.tokens.vocabulary import check_vocabulary
 
 __all__ = [
@@ -44,11 +42,8 @@ __all__ = [
     "set_parameters",
 ]
 
-logger = logging.getLogger(__name__)
-
 # Arguments of an algorithm that are not values, or that have a place of their own.
 SPECIAL = {"policy", "env", "device", "reference", "num_envs", "policy_kwargs", "dataset"}
-_COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining")
 
 
 def save_algorithm(algorithm: Any, path: str | os.PathLike[str]) -> None:
@@ -75,7 +70,7 @@ def save_algorithm(algorithm: Any, path: str | os.PathLike[str]) -> None:
         if reference is not None and config["reference"] is None:
             write_lm(reference.lm, tree / "reference")
         save_tree(optimizer_tree(algorithm.policy.optimizer), tree, "optimizer")
-        save_tree(_state(algorithm), tree, "state")
+        save_tree(state_of(algorithm), tree, "state")
 
 
 def _argument(algorithm: Any, name: str) -> Any:
@@ -99,63 +94,106 @@ def load_algorithm(
         device: where to put it.
         **overrides: arguments to use instead of the saved ones.
     """
+    refuse_unknown(cls, overrides)
     with open_checkpoint(path) as (tree, config):
         if config.get("algorithm") != cls.__name__:
             raise CheckpointError(
                 f"{path} was saved by {config.get('algorithm', 'a policy alone')}, "
                 f"not by {cls.__name__}"
             )
-        content = read_json(tree / "policy" / "policy.json")
-        policy = overrides.pop("policy", config["policy"])
-        changed = overrides.pop("policy_kwargs", {})
-        for name in changed.keys() & parameters_of(cls).keys():
-            raise ValueError(
-                f"policy_kwargs[{name!r}] would be overridden: {cls.__name__} decides it; "
-                f"accepted: {name}={changed[name]!r} as an argument of load"
-            )
-        reference = overrides.pop("reference", config["reference"])
-        if reference is None and (tree / "reference").is_dir():
-            reference = tree / "reference"
-        if "reference" in parameters_of(cls):
-            overrides["reference"] = reference
-        algorithm = cls(
-            policy,
-            env,
-            policy_kwargs=policy_arguments(
-                tree / "policy", content, changed, "policy_kwargs={%r: ...}"
-            ),
-            device=device,
-            _init_setup_model=False,
-            **decode_all(config["arguments"], overrides),
-            **overrides,
-        )
-        space, actions = (
-            make_space(content["observation_space"]),
-            make_space(content["action_space"]),
-        )
-        if algorithm.env is None:
-            algorithm.observation_space, algorithm.action_space = space, actions
-            algorithm.n_envs = config["n_envs"]
-        else:
-            check_for_correct_spaces(algorithm.env, space, actions)
-        seed, algorithm.seed = algorithm.seed, None  # not to start the generators anew
-        algorithm._setup_model()
-        algorithm.seed = seed
-        read_policy(algorithm.policy, tree / "policy")
+        folder, content = read_content(path, tree)
+        algorithm = _made(cls, path, env, device, (tree, config, content), overrides)
+        with reading(f"{path}"):
+            read_policy(algorithm.policy, folder)
         algorithm.policy.vocabulary = content["vocabulary"] or algorithm.policy.vocabulary
         _refuse_other_words(algorithm, path)
-        load_optimizer(algorithm.policy.optimizer, load_tree(tree, "optimizer"))
-        state = load_tree(tree, "state")
-        for name in _COUNTERS:
-            setattr(algorithm, name, state[name])
-        if "own" in state:
-            algorithm.set_own_state(state["own"])
-        algorithm.ep_info_buffer = deque(state["ep_info"], maxlen=algorithm._stats_window_size)
-        algorithm.ep_success_buffer = deque(maxlen=algorithm._stats_window_size)
+        with reading(f"{path}"):
+            load_optimizer(algorithm.policy.optimizer, load_tree(tree, "optimizer"))
+            state = load_tree(tree, "state")
+            with reading("state.json"):
+                check_state(state, algorithm)
+                for name in COUNTERS:
+                    setattr(algorithm, name, state[name])
+                if "own" in state:
+                    algorithm.set_own_state(state["own"])
+        size = algorithm._stats_window_size
+        algorithm.ep_info_buffer = deque(state["ep_info"], maxlen=size)
+        algorithm.ep_success_buffer = deque(maxlen=size)
         if overrides.get("seed") is not None:  # asked to go on with other random numbers
             state.pop("rng", None)
         algorithm.pending = state
+        _use_overrides(algorithm, overrides)
+    algorithm.finish()
     return algorithm
+
+
+def _use_overrides(algorithm: Any, overrides: dict[str, Any]) -> None:
+    """Give the optimiser what was asked for anew, and its saved state has as it was."""
+    asked = dict((overrides.get("policy_kwargs") or {}).get("optimizer_kwargs") or {})
+    if "weight_decay" in overrides:
+        asked["weight_decay"] = overrides["weight_decay"]
+    for group in algorithm.policy.optimizer.param_groups:
+        group.update({name: value for name, value in asked.items() if name in group})
+
+
+def _made(
+    cls: Any,
+    path: Any,
+    env: Any,
+    device: Any,
+    files: tuple[Path, dict[str, Any], dict[str, Any]],
+    overrides: dict[str, Any],
+) -> Any:
+    """Return the algorithm that a checkpoint is of, its weights still those of a new one."""
+    tree, config, content = files
+    given = dict(overrides)
+    policy = given.pop("policy", config.get("policy"))
+    changed = given.pop("policy_kwargs", None) or {}
+    if "policy" not in overrides and policy not in tuple(cls.policy_aliases):
+        raise CheckpointError(
+            f"{path}: config.json: policy is {policy!r}, which is not among those that "
+            f"{cls.__name__} knows by name; pass policy=its class to load"
+        )
+    for name in changed.keys() & parameters_of(cls).keys():
+        raise ValueError(
+            f"policy_kwargs[{name!r}] would be overridden: {cls.__name__} decides it; "
+            f"accepted: {name}={changed[name]!r} as an argument of load"
+        )
+    if "reference" in parameters_of(cls) and "reference" not in given:
+        given["reference"] = _saved_reference(path, tree, config.get("reference"))
+    with reading(f"{path}: policy.json"):
+        space, actions = spaces_of(content)
+        kwargs = policy_arguments(tree / "policy", content, changed, "policy_kwargs={%r: ...}")
+    with reading(f"{path}: config.json"):
+        rows = whole("n_envs", config.get("n_envs"), 1, 2**24)
+        algorithm = cls(
+            policy,
+            env,
+            policy_kwargs=kwargs,
+            device=device,
+            _init_setup_model=False,
+            **decode_all(config.get("arguments"), overrides),
+            **given,
+        )
+    if algorithm.env is None:
+        algorithm.observation_space, algorithm.action_space = space, actions
+        algorithm.n_envs = rows
+    else:
+        check_for_correct_spaces(algorithm.env, space, actions)
+    seed, algorithm.seed = algorithm.seed, None  # not to start the generators anew
+    with reading(f"{path}: config.json and policy.json"):
+        algorithm._setup_model()
+    algorithm.seed = seed
+    return algorithm
+
+
+def _saved_reference(path: Any, tree: Path, name: Any) -> Any:
+    """Return what the reference is loaded from: its own folder, or the name of a bundled model."""
+    if name is not None and name not in BUNDLED:
+        raise CheckpointError(
+            f"{path}: config.json: reference must be null or one of {BUNDLED}, got {name!r}"
+        )
+    return tree / "reference" if name is None and (tree / "reference").is_dir() else name
 
 
 def _refuse_other_words(algorithm: Any, path: str | os.PathLike[str]) -> None:
@@ -178,85 +216,8 @@ def set_parameters(algorithm: Any, path: str | os.PathLike[str], exact_match: bo
         if algorithm.env is not None:
             words = config.get("tokenizer")
             check_vocabulary(f"the agent in {path}", words, tokenizer_of(algorithm.env))
-        folder = tree / "policy" if (tree / "policy").is_dir() else tree
-        read_policy(algorithm.policy, folder, exact_match)
-        if exact_match and (tree / "optimizer.json").is_file():
-            load_optimizer(algorithm.policy.optimizer, load_tree(tree, "optimizer"))
-
-
-def _state(algorithm: Any) -> dict[str, Any]:
-    state = {name: getattr(algorithm, name) for name in _COUNTERS}
-    state["ep_info"] = list(algorithm.ep_info_buffer or ())
-    if hasattr(algorithm, "own_state"):  # what no other algorithm has
-        state["own"] = algorithm.own_state()
-    if algorithm.pending is not None:  # loaded and not gone on with: still where it was
-        return {**algorithm.pending, **state}
-    if hasattr(algorithm, "data_state"):  # it learns from a data set
-        state["data"] = algorithm.data_state()
-    else:
-        state["obs"], state["starts"] = algorithm._last_obs, algorithm._last_episode_starts
-        state["env"] = _env_state(algorithm.env)
-    python = random.getstate()
-    state["rng"] = {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": list(np.random.get_state()),
-        "python": [python[0], list(python[1]), python[2]],
-    }
-    return state
-
-
-def resume(algorithm: Any) -> None:
-    """Put back environment or data and generators of a loaded algorithm, before it goes on."""
-    state, algorithm.pending = algorithm.pending, None
-    if state is None:
-        return
-    if "rng" not in state:
-        algorithm.set_random_seed(algorithm.seed)
-        return
-    if "data" in state:
-        algorithm.set_data_state(state["data"])
-    elif state["env"] is not None and _set_env_state(algorithm.env, state["env"]):
-        algorithm._last_obs, algorithm._last_episode_starts = state["obs"], state["starts"]
-    rng = state["rng"]
-    torch.set_rng_state(rng["torch"])
-    if rng["cuda"] and torch.cuda.device_count() == len(rng["cuda"]):
-        torch.cuda.set_rng_state_all(rng["cuda"])
-    np.random.set_state(tuple(rng["numpy"]))
-    version, words, gauss = rng["python"]
-    random.setstate((version, tuple(words), gauss))
-
-
-def _env_state(env: Any) -> Any:
-    """Return the state of the environments, or None where they do not offer one."""
-    native: Any = getattr(env, "env", None)
-    if hasattr(native, "get_state"):
-        return {"native": native.get_state()}
-    try:
-        return {"rows": env.env_method("get_state")}
-    except AttributeError:
-        return None
-
-
-def _set_env_state(env: Any, state: dict[str, Any]) -> bool:
-    """Restore the environments; False, with a message, if these are not like the saved ones."""
-    try:
-        if "native" in state:
-            env.env.set_state(state["native"])
-        elif len(state["rows"]) != env.num_envs:
-            raise ValueError(f"{len(state['rows'])} rows were saved, here are {env.num_envs}")
-        else:
-            env.reset()  # wrappers around the rows want one before any step
-            for row, saved in enumerate(state["rows"]):
-                env.env_method("set_state", saved, indices=row)
-    except (AttributeError, ValueError) as error:
-        logger.warning(
-            "the environment is reset instead of restored, so that training goes on, but not "
-            "exactly as the saved run would have: %s",
-            error,
-        )
-        return False
-    while env is not None:  # a seed that waits for the next reset would undo what was restored
-        env._reset_seeds()
-        env = getattr(env, "venv", None)
-    return True
+        folder, _ = read_content(path, tree)
+        with reading(f"{path}"):
+            read_policy(algorithm.policy, folder, exact_match)
+            if exact_match and (tree / "optimizer.json").is_file():
+                load_optimizer(algorithm.policy.optimizer, load_tree(tree, "optimizer"))

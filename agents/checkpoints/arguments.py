@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import numpy as np
@@ -9,7 +10,11 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
-from agents.checkpoints.storage import CheckpointError
+from agents.checkpoints.errors import CheckpointError, whole
+
+# Above it lies no number that anybody gives, and memory for so many would be asked for.
+_MOST = 2**53
+_MOST_COLUMNS = 2**22
 
 __all__ = ["decode_all", "describe_space", "encode", "make_space"]
 
@@ -36,9 +41,7 @@ def encode(value: Any) -> Any:
     return {"omitted": f"an object of {type(value).__name__}"}
 
 
-def decode_all(
-    values: dict[str, Any], overrides: dict[str, Any], remedy: str = "%s=..."
-) -> dict[str, Any]:
+def decode_all(values: Any, overrides: dict[str, Any], remedy: str = "%s=...") -> dict[str, Any]:
     """Return the arguments that `encode` made plain, apart from those that are overridden.
 
     Args:
@@ -47,28 +50,45 @@ def decode_all(
         remedy: how to give an argument to `load`, with a place for its name.
 
     Raises:
-        CheckpointError: an argument could not be saved and is not overridden.
+        CheckpointError: an argument could not be saved and is not overridden, or is nothing that
+            `encode` returns.
     """
+    if not isinstance(values, dict):
+        raise CheckpointError(f"arguments must be an object, got {type(values).__name__}")
     return {k: _decode(k, v, remedy % k) for k, v in values.items() if k not in overrides}
 
 
 def _decode(name: str, value: Any, remedy: str) -> Any:
     if isinstance(value, list):
         return [_decode(name, v, remedy) for v in value]
+    if isinstance(value, int) and abs(value) > _MOST:
+        raise CheckpointError(f"{name} must be at most {_MOST}, got {value!r}")
     if not isinstance(value, dict):
         return value
     if "linear_schedule" in value:
-        return LinearSchedule(*value["linear_schedule"])
+        return _linear(name, value["linear_schedule"])
     if "optimizer" in value:
-        found = getattr(torch.optim, value["optimizer"], None)
+        chosen = value["optimizer"]
+        found = getattr(torch.optim, chosen, None) if isinstance(chosen, str) else None
         if isinstance(found, type) and issubclass(found, torch.optim.Optimizer):
             return found
-        raise CheckpointError(f"{name} names {value['optimizer']!r}, no optimiser of torch.optim")
-    if "mapping" in value:
-        return {k: _decode(f"{name}.{k}", v, remedy) for k, v in value["mapping"].items()}
+        raise CheckpointError(f"{name} names {chosen!r}, no optimiser of torch.optim")
+    if isinstance(inside := value.get("mapping"), dict):
+        return {k: _decode(f"{name}.{k}", v, remedy) for k, v in inside.items()}
+    if "omitted" not in value:
+        raise CheckpointError(f"{name} must be a value, got an object of {sorted(value)}")
     raise CheckpointError(
         f"{name} was {value['omitted']} when saved, which JSON cannot hold; pass {remedy} to load"
     )
+
+
+def _linear(name: str, numbers: Any) -> LinearSchedule:
+    plain = isinstance(numbers, list) and len(numbers) == 3
+    if not plain or not all(type(x) in (int, float) and math.isfinite(x) for x in numbers):
+        raise CheckpointError(f"{name}.linear_schedule must be three numbers, got {numbers!r}")
+    if not 0 < numbers[2] <= 1:
+        raise CheckpointError(f"{name}.linear_schedule must end in (0, 1], got {numbers[2]!r}")
+    return LinearSchedule(*numbers)
 
 
 def describe_space(space: spaces.Space[Any]) -> dict[str, Any]:
@@ -81,12 +101,25 @@ def describe_space(space: spaces.Space[Any]) -> dict[str, Any]:
     return {"n": int(cast(spaces.Discrete, space).n)}
 
 
-def make_space(content: dict[str, Any]) -> spaces.Space[Any]:
-    """Return the space that `describe_space` described."""
-    if "spaces" in content:
-        return spaces.Dict({key: make_space(inner) for key, inner in content["spaces"].items()})
+def make_space(content: Any, name: str = "space") -> spaces.Space[Any]:
+    """Return the space that `describe_space` described.
+
+    Raises:
+        CheckpointError: it is the description of none; the message names the field.
+    """
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{name} must be an object, got {type(content).__name__}")
+    if isinstance(inside := content.get("spaces"), dict):
+        return spaces.Dict({key: make_space(v, f"{name}.{key}") for key, v in inside.items()})
     if "n" in content:
-        return spaces.Discrete(content["n"])
-    return spaces.Box(
-        content["low"], content["high"], tuple(content["shape"]), np.dtype(content["dtype"]).type
-    )
+        return spaces.Discrete(whole(f"{name}.n", content["n"], 1, _MOST))
+    shape, dtype = content.get("shape"), content.get("dtype")
+    if not isinstance(shape, list) or len(shape) > 2:
+        raise CheckpointError(f"{name}.shape must be a list of columns, got {shape!r}")
+    shape = [whole(f"{name}.shape", columns, 0, _MOST_COLUMNS) for columns in shape]
+    if dtype not in ("int64", "int32", "int16", "int8", "uint8", "uint16", "uint32", "uint64"):
+        raise CheckpointError(f"{name}.dtype must be of integers, got {dtype!r}")
+    low, high = (whole(f"{name}.{k}", content.get(k), -1, 2**62) for k in ("low", "high"))
+    if low > high:
+        raise CheckpointError(f"{name}.low must be at most {name}.high, got {low} and {high}")
+    return spaces.Box(low, high, tuple(shape), np.dtype(dtype).type)

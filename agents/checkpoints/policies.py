@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import (
     get_device,
@@ -16,25 +16,29 @@ from stable_baselines3.common.utils import (
 from torch import nn
 
 from agents.checkpoints.arguments import decode_all, describe_space, encode, make_space
-from agents.checkpoints.storage import (
-    CheckpointError,
-    open_checkpoint,
-    writing_checkpoint,
-)
-from text_envs.lm.loading import quietly
+from agents.checkpoints.errors import CheckpointError, finite, read_json, read_tensors, reading
+from agents.checkpoints.exports import write_actor, write_lm
+from agents.checkpoints.storage import open_checkpoint, writing_checkpoint
+from agents.common.arguments import refuse_unknown
+from agents.common.checks import check_device
 
 __all__ = [
     "load_policy",
     "policy_arguments",
-    "read_json",
+    "read_content",
     "read_policy",
     "save_policy",
-    "write_lm",
+    "spaces_of",
     "write_policy",
 ]
 
 # Where a policy's language models are, by the argument that each is for.
 _FOLDERS = {"model": "lm", "value_model": "value_lm"}
+
+POLICY = "policy.json"
+
+# Beyond these, a configuration is of no model that exists.
+_MOST_LAYERS, _MOST_WIDTH = 2_000, 10**8
 
 
 def save_policy(policy: Any, path: str | os.PathLike[str]) -> None:
@@ -46,42 +50,75 @@ def save_policy(policy: Any, path: str | os.PathLike[str]) -> None:
 
 def load_policy(cls: Any, path: str | os.PathLike[str], device: Any, **overrides: Any) -> Any:
     """Return a policy saved by `save_policy`, or the policy of a saved algorithm."""
-    with open_checkpoint(path) as (tree, _):
-        folder = tree / "policy" if (tree / "policy").is_dir() else tree
-        content = read_json(folder / "policy.json")
-        policy = cls(
-            make_space(content["observation_space"]),
-            make_space(content["action_space"]),
-            ActorCriticPolicy._dummy_schedule,
-            **policy_arguments(folder, content, overrides, "%s=..."),
-        )
-        read_policy(policy, folder)
+    refuse_unknown(cls, overrides)
+    check_device(device)
+    with open_checkpoint(path) as (tree, config):
+        folder, content = read_content(path, tree)
+        with reading(f"{path}: {POLICY}"):
+            spaces = spaces_of(content)
+            arguments = policy_arguments(folder, content, overrides, "%s=...")
+            policy = cls(*spaces, ActorCriticPolicy._dummy_schedule, **arguments)
+        with reading(f"{path}"):
+            read_policy(policy, folder)
         policy.vocabulary = content["vocabulary"]
     return policy.to(get_device(device))
+
+
+def read_content(path: str | os.PathLike[str], tree: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of the policy in a checkpoint, and what its own JSON file says.
+
+    Raises:
+        CheckpointError: a file that every policy has is missing, or has other fields.
+    """
+    folder = tree / "policy" if (tree / "policy").is_dir() else tree
+    for name in (POLICY, "lm/config.json", "lm/model.safetensors", "value.safetensors"):
+        if not (folder / name).is_file():
+            inside = (folder / name).relative_to(tree).as_posix()
+            raise CheckpointError(f"{path}: file {inside} is missing")
+    with reading(f"{path}"):
+        keys = ("observation_space", "action_space", "arguments", "vocabulary")
+        content = read_json(folder / POLICY, *keys)
+        words = content["vocabulary"]
+        if words is not None and not (isinstance(words, dict) and "sha256" in words):
+            raise CheckpointError(f"{POLICY}: vocabulary must be null or facts, got {words!r}")
+        for name in filter(lambda at: (folder / at).is_dir(), _FOLDERS.values()):
+            _check_size(folder / name / "config.json")
+    return folder, content
+
+
+def spaces_of(content: dict[str, Any]) -> tuple[Any, Any]:
+    """Return the two spaces of a saved policy."""
+    names = ("observation_space", "action_space")
+    return tuple(make_space(content[name], name) for name in names)  # type: ignore[return-value]
+
+
+def _check_size(file: Path) -> None:
+    """Refuse the configuration of a model that no weights could be of: building it takes forever.
+
+    Raises:
+        CheckpointError: a number is beyond what any model has.
+    """
+    for name, value in read_json(file).items():
+        most = _MOST_LAYERS if "layer" in name and "norm" not in name else _MOST_WIDTH
+        if isinstance(value, int) and value > most:
+            raise CheckpointError(f"lm/config.json: {name} is {value}, beyond what models have")
 
 
 def write_policy(policy: Any, folder: Path) -> None:
     """Write models, heads and arguments of a policy into a folder."""
     folder.mkdir(exist_ok=True)
-    models = {"model": policy.actor.lm, **policy.further_models}
-    arguments = {k: v for k, v in policy.arguments.items() if k not in models}
-    if "temperature" in arguments:  # which may have been changed since
-        arguments["temperature"] = policy.actor.temperature
+    models = {"model", *policy.further_models}
+    arguments = {k: v for k, v in policy.present_arguments().items() if k not in models}
     content = {
         "observation_space": describe_space(policy.observation_space),
         "action_space": describe_space(policy.action_space),
         "arguments": {k: encode(v) for k, v in arguments.items()},
         "vocabulary": policy.vocabulary,
     }
-    (folder / "policy.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-    for name, lm in models.items():
+    (folder / POLICY).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_actor(policy, folder / _FOLDERS["model"])
+    for name, lm in policy.further_models.items():
         write_lm(lm, folder / _FOLDERS[name])
-    if policy.tokenizer is not None:
-        hf = getattr(policy.tokenizer, "hf", None)
-        if hf is not None:
-            hf.save_pretrained(folder / "lm")
-        else:
-            policy.tokenizer.save(folder / "lm" / "tokenizer.json")
     save_file(_tensors(policy.value_net), folder / "value.safetensors")
     heads = _heads(policy)
     if heads:
@@ -95,33 +132,37 @@ def _heads(policy: Any) -> dict[str, torch.Tensor]:
     return {k: v.clone() for k, v in _tensors(policy).items() if not k.startswith(known)}
 
 
-def write_lm(lm: Any, folder: Path) -> None:
-    """Write a language model as transformers does."""
-    with quietly():
-        # Under the names that the weights have in memory, which some families change on disk.
-        lm.save_pretrained(folder, max_shard_size="1000GB", save_original_format=False)
-
-
 def read_policy(policy: Any, folder: Path, exact_match: bool = True) -> None:
-    """Put saved weights into an existing policy; all of its heads, if `exact_match`."""
-    weights = load_file(folder / "lm" / "model.safetensors")
-    missing, unexpected = policy.actor.lm.load_state_dict(weights, strict=False)
-    tied = set(getattr(policy.actor.lm, "all_tied_weights_keys", None) or ())
-    if unexpected or set(missing) - tied:
-        raise CheckpointError(
-            f"{folder}: weights are of another model; missing {sorted(set(missing) - tied)[:3]}, "
-            f"unexpected {list(unexpected)[:3]}"
-        )
-    policy.actor.lm.tie_weights()
-    policy.value_net.load_state_dict(load_file(folder / "value.safetensors"))
-    expected, file = set(_heads(policy)), folder / "heads.safetensors"
-    heads = load_file(file) if file.is_file() else {}
-    if exact_match and set(heads) != expected:
-        raise CheckpointError(
-            f"{folder}: heads are of another policy; missing {sorted(expected - set(heads))[:3]}, "
-            f"unexpected {sorted(set(heads) - expected)[:3]}"
-        )
-    policy.load_state_dict({k: v for k, v in heads.items() if k in expected}, strict=False)
+    """Put saved weights into an existing policy; all of its heads, if `exact_match`.
+
+    Raises:
+        CheckpointError: they are of another one; the message names the file.
+    """
+    with reading("lm/model.safetensors"):
+        weights = read_tensors(folder / "lm" / "model.safetensors")
+        finite("weights", weights)
+        missing, unexpected = policy.actor.lm.load_state_dict(weights, strict=False)
+        tied = set(getattr(policy.actor.lm, "all_tied_weights_keys", None) or ())
+        if unexpected or set(missing) - tied:
+            raise CheckpointError(
+                "weights are of another model; missing "
+                f"{sorted(set(missing) - tied)[:3]}, unexpected {list(unexpected)[:3]}"
+            )
+        policy.actor.lm.tie_weights()
+    with reading("value.safetensors"):
+        values = read_tensors(folder / "value.safetensors")
+        finite("weights", values)
+        policy.value_net.load_state_dict(values)
+    with reading("heads.safetensors"):
+        expected, file = set(_heads(policy)), folder / "heads.safetensors"
+        heads = read_tensors(file) if file.is_file() else {}
+        finite("weights", heads)
+        if exact_match and set(heads) != expected:
+            raise CheckpointError(
+                f"heads are of another policy; missing {sorted(expected - set(heads))[:3]}, "
+                f"unexpected {sorted(set(heads) - expected)[:3]}"
+            )
+        policy.load_state_dict({k: v for k, v in heads.items() if k in expected}, strict=False)
 
 
 def policy_arguments(
@@ -135,8 +176,3 @@ def policy_arguments(
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     return {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
-
-
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))

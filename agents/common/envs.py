@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import gymnasium as gym
 import numpy as np
-from transformers import PreTrainedModel
 
 from text_envs.datasets import EpisodeDataset
 from text_envs.lm.scratch import make_lm
@@ -16,7 +16,19 @@ from text_envs.tokens.loading import load_tokenizer
 from text_envs.tokens.protocol import Tokenizer
 from text_envs.tokens.vocabulary import check_vocabulary, saved_vocabulary, tokenizer_facts
 
-__all__ = ["as_vec_env", "attribute", "policy_kwargs_for", "recorded_env", "tokenizer_of"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = [
+    "as_vec_env",
+    "attribute",
+    "policy_kwargs_for",
+    "recorded_env",
+    "say_untrained",
+    "tokenizer_of",
+]
+
+logger = logging.getLogger(__name__)
 
 
 def as_vec_env(env: Any, num_envs: int | None, n_episodes: int, group_size: int = 1) -> Any:
@@ -91,6 +103,9 @@ def policy_kwargs_for(
     if model is None:
         bundled = tokenizer_facts(load_tokenizer("reviews")) == tokenizer_facts(tokenizer)
         model = "reviews" if bundled else "scratch"
+        if model == "scratch":
+            model = make_lm(env)
+            say_untrained(model)
     # Not inside: a checkpoint that is being loaded compares by itself, and says more.
     model = _model_of(env, "model", model, inside=False)
     if "value_model" in kwargs:
@@ -105,6 +120,20 @@ def policy_kwargs_for(
         "forbidden": np.flatnonzero(tokenizer.forbidden).tolist(),
     }
     return facts | kwargs
+
+
+def say_untrained(lm: Any) -> None:
+    """Say that nobody named a model, and what was made in its place."""
+    config = lm.config
+    logger.warning(
+        "no model was named, so a small untrained one is made: %s, %d layers of width %d, %s "
+        "parameters. Name one in policy_kwargs, {'model': a folder, a Hub name, 'reviews'}, or "
+        "sizes, {'model': {'layers': 2, 'width': 64}}; 'scratch' asks for this one",
+        type(lm).__name__,
+        config.num_hidden_layers,
+        config.hidden_size,
+        f"{sum(p.numel() for p in lm.parameters()):,}",
+    )
 
 
 def _model_of(env: Any, name: str, model: Any, *, inside: bool = True) -> Any:

@@ -61,6 +61,11 @@ class BatchOrder:
             batches = [batches[i] for i in self.rng.permutation(len(batches))]
         self._batches, self.position = batches, 0
 
+    def cut(self, batch_size: int) -> None:
+        """Go on with minibatches of another size, at a new pass."""
+        self.batch_size = batch_size
+        self._begin()
+
     def __len__(self) -> int:
         """Return the number of minibatches of the present pass."""
         return len(self._batches)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -20,41 +21,24 @@ from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from agents.checkpoints.policies import load_policy, save_policy
+from agents.common.settings import Guarded, PolicySetting, is_live
+from agents.policies.vocabulary import highest_shown
+from text_envs.envs.spaces import TokenIdsWarning
 from text_envs.lm.action_lm import ActionLM
 from text_envs.lm.checks import check_shown
 from text_envs.lm.likelihood import sample, token_log_probs
 from text_envs.lm.loading import load_lm
 from text_envs.tokens.protocol import Tokenizer
 
-__all__ = ["CausalLMPolicy", "append_tokens", "highest_shown"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["CausalLMPolicy"]
 
 
-def highest_shown(observation_space: spaces.Space[Any], pad_id: int) -> int:
-    """Return the highest id of an observation apart from padding, which no model is fed."""
-    highest = int(cast(spaces.Box, observation_space).high.max())
-    return highest - 1 if highest == pad_id else highest
-
-
-def append_tokens(
-    lm: PreTrainedModel, count: int, observation_space: spaces.Space[Any], pad_id: int
-) -> int:
-    """Append `count` tokens to the vocabulary of a model; return the id of the first.
-
-    Raises:
-        ValueError: the model lacks ids of the texts, which the appended tokens would take.
-    """
-    if isinstance(observation_space, spaces.Box):  # the policy refuses other spaces by itself
-        check_shown(lm, highest_shown(observation_space, pad_id))
-    rows = int(cast(nn.Embedding, lm.get_input_embeddings()).weight.shape[0])
-    first = max(rows, pad_id + 1)  # padding is never fed, so it may lie beyond the rows
-    lm.resize_token_embeddings(first + count, mean_resizing=False)
-    return first
-
-
-class CausalLMPolicy(ActorCriticPolicy):
+class CausalLMPolicy(Guarded, ActorCriticPolicy):
     """An actor-critic policy whose actor is a causal language model.
 
     Usable by every actor-critic algorithm of Stable-Baselines3, and twice as an actor: step by
@@ -80,7 +64,8 @@ class CausalLMPolicy(ActorCriticPolicy):
         eos_id: ends a text; only used to avoid it where any other action would do.
         prompt_length: number of prompt columns.
         forbidden: ids that are never written.
-        temperature: divides the scores; the sampled and the scored distribution are the same.
+        temperature: divides the scores; the sampled and the scored distribution are the same. It
+            may be set afterwards, here or at `actor`, as may `detach_value`.
         value_hidden: widths of hidden layers of the value head; none for a linear one. Its output
             starts at 0 for every state.
         detach_value: keep the value loss from changing the language model.
@@ -94,6 +79,14 @@ class CausalLMPolicy(ActorCriticPolicy):
 
     actor_class: ClassVar[type[ActionLM]] = ActionLM
     vocabulary: dict[str, Any] | None = None
+    fixed = frozenset(
+        {
+            "action_space", "bos_id", "eos_id", "forbidden", "lr_schedule", "model",
+            "observation_space", "optimizer_class", "optimizer_kwargs", "pad_id", "prompt_length",
+            "use_sde", "value_hidden",
+        }
+    )  # fmt: skip
+    detach_value: Any = PolicySetting(lambda x: isinstance(x, bool), "True or False")
 
     def __init__(
         self,
@@ -120,14 +113,17 @@ class CausalLMPolicy(ActorCriticPolicy):
             raise ValueError(f"observations must be a flat Box of ids, got {observation_space}")
         if not isinstance(action_space, spaces.Discrete) or action_space.start != 0:
             raise ValueError(f"actions must be Discrete ids from 0, got {action_space}")
-        super().__init__(
-            observation_space,
-            action_space,
-            lr_schedule,
-            optimizer_class=optimizer_class,
-            optimizer_kwargs=optimizer_kwargs,
-            normalize_images=False,
-        )
+        self.arguments: dict[str, Any] = {}
+        with warnings.catch_warnings():  # of the library's own extractor, which is not used here
+            warnings.simplefilter("ignore", TokenIdsWarning)
+            super().__init__(
+                observation_space,
+                action_space,
+                lr_schedule,
+                optimizer_class=optimizer_class,
+                optimizer_kwargs=optimizer_kwargs,
+                normalize_images=False,
+            )
         lm, self.tokenizer = self.load_model(model)
         self.actor = self.actor_class(
             lm,
@@ -159,7 +155,7 @@ class CausalLMPolicy(ActorCriticPolicy):
             lr=lr_schedule(1),  # type: ignore[call-arg]
             **self.optimizer_kwargs,
         )
-        self.arguments = {
+        self.arguments |= {
             "model": model,
             "pad_id": pad_id,
             "bos_id": bos_id,
@@ -168,7 +164,6 @@ class CausalLMPolicy(ActorCriticPolicy):
             "forbidden": list(forbidden),
             "temperature": temperature,
             "value_hidden": list(value_hidden),
-            "detach_value": detach_value,
             "optimizer_class": optimizer_class,
             "optimizer_kwargs": optimizer_kwargs,
         }
@@ -187,8 +182,21 @@ class CausalLMPolicy(ActorCriticPolicy):
             "observation_space": self.observation_space,
             "action_space": self.action_space,
             "lr_schedule": self._dummy_schedule,
-            **self.arguments,
+            **self.present_arguments(),
         }
+
+    def present_arguments(self) -> dict[str, Any]:
+        """Return the arguments of the constructor that would make this policy as it is now."""
+        return {k: getattr(self, k) if is_live(self, k) else v for k, v in self.arguments.items()}
+
+    @property
+    def temperature(self) -> float:
+        """What divides the scores, at any time that of `actor`."""
+        return self.actor.temperature
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        self.actor.temperature = value
 
     @property
     def further_models(self) -> dict[str, PreTrainedModel]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -24,13 +24,16 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from agents.policies.causal_lm import CausalLMPolicy, append_tokens
+from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.seq2seq import Seq2SeqLM, Seq2SeqPolicy
+from agents.policies.vocabulary import append_tokens
 from text_envs.lm.action_lm import ActionLM
 from text_envs.tokens.hf import HFTokenizer
 from text_envs.tokens.protocol import Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = [
     "WORDINGS",
@@ -135,6 +138,11 @@ class Instructed(ActionLM):
         other.instruct(self.instructions, self.goal)
         return other
 
+    def adopt(self, other: ActionLM) -> None:
+        """Take over what may be changed of another one, the default goal included."""
+        super().adopt(other)
+        self.goal = getattr(other, "goal", self.goal)
+
     def put(self, tokens: NDArray[np.int64], goals: NDArray[np.int64] | None) -> NDArray[np.int64]:
         """Return observations `(n, front + L)` with the instructions for `goals` `(n,)`.
 
@@ -217,6 +225,7 @@ class InstructedPolicy(CausalLMPolicy):
     """
 
     actor_class: ClassVar[type[ActionLM]] = InstructedLM
+    fixed = frozenset({"instructions"})
 
     def __init__(
         self,
@@ -247,8 +256,7 @@ class InstructedPolicy(CausalLMPolicy):
         super().__init__(tokens, action_space, lr_schedule, model=lm, pad_id=pad_id, **kwargs)
         self.observation_space, self.tokenizer = observation_space, tokenizer
         self.arguments["model"] = given
-        arguments = cast(dict[str, Any], self.arguments)
-        arguments["instructions"] = ids
+        self.arguments["instructions"] = ids
         self._instructed.instruct(ids, 0)
         self._instructed.check_length(cast(tuple[int], tokens.shape)[0])
         self.goal = count - 1 if goal is None else goal
@@ -261,7 +269,8 @@ class InstructedPolicy(CausalLMPolicy):
     @goal.setter
     def goal(self, value: int) -> None:
         most = len(self._instructed.instructions) - 1
-        if not isinstance(value, int | np.integer) or not 0 <= value <= most:
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not whole or not 0 <= value <= most:
             raise ValueError(f"goal must be an integer in 0..{most}, got {value!r}")
         self._instructed.goal = self.arguments["goal"] = int(value)
 

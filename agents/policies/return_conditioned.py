@@ -11,8 +11,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
-from numbers import Real
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -20,12 +19,16 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from agents.policies.causal_lm import CausalLMPolicy, append_tokens
+from agents.common.settings import is_number
+from agents.policies.causal_lm import CausalLMPolicy
+from agents.policies.vocabulary import append_tokens
 from text_envs.lm.action_lm import ActionLM
 from text_envs.lm.checks import check_rows
 from text_envs.lm.loading import load_lm
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["ReturnConditionedLM", "ReturnConditionedPolicy", "return_levels"]
 
@@ -71,6 +74,25 @@ class ReturnConditionedLM(ActionLM):
             temperature=actor.temperature,
         )
         self.first_id, self.level = first_id, level
+
+    def like(self, lm: PreTrainedModel) -> ActionLM:
+        """Return the same restriction, told the same returns, of another language model.
+
+        Raises:
+            ValueError: it lacks the tokens of the returns.
+        """
+        rows = int(cast(nn.Embedding, lm.get_input_embeddings()).weight.shape[0])
+        if rows < self.num_tokens:
+            raise ValueError(
+                f"{type(lm).__name__} knows {rows} tokens, and {self.num_tokens} with those of the "
+                "returns are needed; accepted: a model that was saved with such a policy"
+            )
+        return type(self)(super().like(lm), self.first_id, self.level)
+
+    def adopt(self, other: ActionLM) -> None:
+        """Take over what may be changed of another one, the wanted return included."""
+        super().adopt(other)
+        self.level = getattr(other, "level", self.level)
 
     def complete(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return observations `(n, L + 1)` with a begin token if needed and the wanted return."""
@@ -125,6 +147,8 @@ class ReturnConditionedPolicy(CausalLMPolicy):
         ValueError: `returns` are none, not finite or not ascending.
     """
 
+    fixed = frozenset({"returns", "first_id"})
+
     def __init__(
         self,
         observation_space: spaces.Space[Any],
@@ -164,7 +188,7 @@ class ReturnConditionedPolicy(CausalLMPolicy):
 
     @target_return.setter
     def target_return(self, value: float) -> None:
-        if not isinstance(value, Real) or not np.isfinite(value):
+        if not is_number(value):
             raise ValueError(f"target_return must be finite, got {value!r}")
         self.arguments["target_return"] = float(value)
         self._conditioned.level = int(self.levels(np.array([value]))[0])

@@ -20,19 +20,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.seq2seq_cache import Read, SideBySide
 from text_envs.lm.action_lm import ActionLM
+from text_envs.lm.checks import scale_between
 from text_envs.lm.loading import load_lm
 from text_envs.tokens.protocol import Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["Seq2SeqLM", "Seq2SeqPolicy"]
 
@@ -166,6 +169,13 @@ class Seq2SeqLM(ActionLM):
         hidden = self._side_by_side.last_hidden(self, tokens, last, names, weights)
         return hidden, last
 
+    def _caches(self) -> list[Any]:
+        return [self._side_by_side]
+
+    def drop_cache(self) -> None:
+        """Give the memory of the cache back."""
+        self.invalidate()
+
     def invalidate(self) -> None:
         """Empty the cache; needed only after changing weights through `.data`."""
         self._side_by_side = SideBySide()
@@ -205,7 +215,7 @@ class Seq2SeqLM(ActionLM):
         mask = torch.ones_like(ids)
         read = Read(encoder(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
         plain = cast(nn.Module, self.lm.get_output_embeddings())(self.write(read, start)).float()
-        return self._scale_between(plain, scores)
+        return scale_between(self.lm, plain, scores)
 
 
 class Seq2SeqPolicy(CausalLMPolicy):

@@ -89,7 +89,7 @@ class SideBySide:
 
     def __init__(self) -> None:
         self._groups: list[_Group] = []
-        self._weights = -1
+        self.weights = -1
 
     def last_hidden(
         self, model: EncoderDecoder, tokens: Ints, last: Ints, names: Ints, weights: int
@@ -103,8 +103,8 @@ class SideBySide:
             names: `(n,)` distinct names of the rows, stable from call to call.
             weights: a number that changes when the weights do; a change empties the cache.
         """
-        if weights != self._weights:
-            self._groups, self._weights = [], weights
+        if weights != self.weights:
+            self._groups, self.weights = [], weights
         free = np.ones(len(tokens), dtype=bool)
         groups: list[_Group] = []
         states, places = [], []

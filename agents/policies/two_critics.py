@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from agents.common.settings import Setting
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.seq2seq import Seq2SeqPolicy
 
@@ -19,6 +20,8 @@ class TwoCriticPolicy(CausalLMPolicy):
     Attributes:
         critic: "agent" or "guide", which head speaks and learns.
     """
+
+    critic: Any = Setting(lambda x: x in ("agent", "guide"), "'agent' or 'guide'")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

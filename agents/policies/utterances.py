@@ -148,10 +148,16 @@ class Plans:
     def __init__(self, candidates: int) -> None:
         self.candidates = candidates
         self.waiting: dict[bytes, list[Plan]] = {}
+        self.made_by: tuple[float, int] | None = None
 
     def forget(self) -> None:
         """Drop all plans; they were made with other weights."""
         self.waiting.clear()
+
+    @staticmethod
+    def mark(policy: Guided) -> tuple[float, int]:
+        """Return what changes with the temperature and with every in-place update of a weight."""
+        return policy.actor.temperature, policy.actor.weights_mark()
 
     def next_tokens(
         self, policy: Guided, tokens: NDArray[np.int64]
@@ -162,6 +168,10 @@ class Plans:
             policy: samples and judges.
             tokens: `(n, L)` observations.
         """
+        made_by = self.mark(policy)
+        if made_by != self.made_by:  # what was planned, nobody would plan now
+            self.forget()
+            self.made_by = made_by
         found = [self.waiting.get(row.tobytes(), []) for row in tokens]
         plans = [same.pop(0) if same else None for same in found]
         new = [i for i, plan in enumerate(plans) if plan is None]

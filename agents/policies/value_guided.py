@@ -14,7 +14,7 @@ import copy
 import os
 from collections.abc import Callable
 from functools import cache
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -23,18 +23,22 @@ from numpy.typing import NDArray
 from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from agents.common.checks import require, require_whole
+from agents.common.settings import PolicySetting, is_number
 from agents.losses.offline import guided_logits, keep_top
-from agents.policies.causal_lm import CausalLMPolicy, highest_shown
+from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.utterances import Plans
 from agents.policies.value_networks import ValueTrunk, make_target
+from agents.policies.vocabulary import highest_shown
 from text_envs.episodes.errors import suggest
 from text_envs.lm.action_lm import ActionLM
 from text_envs.lm.checks import check_shown
 from text_envs.lm.likelihood import entropy, sample, token_log_probs
 from text_envs.lm.loading import load_lm
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["VARIANTS", "ValueGuidedPolicy"]
 
@@ -42,31 +46,6 @@ VARIANTS = ("token", "utterance")
 
 # Hidden states (n, d) of one set of observations under each of the models, computed once.
 _States: TypeAlias = Callable[[ActionLM], Tensor]
-
-
-class Setting:
-    """An attribute of a policy that may change after training, and is saved with it.
-
-    Args:
-        fine: whether a value can be used.
-        accepted: words for it.
-    """
-
-    def __init__(self, fine: Callable[[Any], bool], accepted: str) -> None:
-        self.fine, self.accepted = fine, accepted
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        """Remember under which name."""
-        self.name = name
-
-    def __get__(self, policy: Any, owner: type | None = None) -> Any:
-        """Return the present value."""
-        return self if policy is None else policy.arguments[self.name]
-
-    def __set__(self, policy: Any, value: Any) -> None:
-        """Change it, if it can be used."""
-        require(self.name, value, self.fine, self.accepted)
-        policy.arguments[self.name] = value
 
 
 class ValueGuidedPolicy(CausalLMPolicy):
@@ -81,7 +60,8 @@ class ValueGuidedPolicy(CausalLMPolicy):
 
     Attributes:
         beta: strength of the guidance; may be changed at any time, as may `top_k`, `top_p`,
-            `advantage_clip` and `actor.temperature`. 0 is the language model alone.
+            `advantage_clip`, `candidates`, `max_turn_tokens`, `log_prob_weight` and
+            `actor.temperature`. 0 is the language model alone.
         critic: the trunk being trained, V, Q1, Q2.
         target: its slow copy, whose Q guides.
 
@@ -110,11 +90,21 @@ class ValueGuidedPolicy(CausalLMPolicy):
         ValueError: an argument that cannot work, with what is accepted.
     """
 
-    beta = Setting(lambda x: 0 <= x < float("inf"), "at least 0")
-    top_k = Setting(lambda x: x is None or (x >= 1 and x == int(x)), "None or an integer above 0")
-    top_p = Setting(lambda x: x is None or 0 < x <= 1, "None or in (0, 1]")
-    advantage_clip = Setting(lambda x: x is None or x > 0, "None or above 0")
-    log_prob_weight = Setting(lambda x: 0 <= x < float("inf"), "at least 0 and finite")
+    fixed = frozenset({"variant", "value_model", "train_policy", "v_head"})
+    beta: Any = PolicySetting(lambda x: is_number(x) and x >= 0, "at least 0")
+    top_k: Any = PolicySetting(
+        lambda x: x is None or (is_number(x) and x >= 1 and x == int(x)),
+        "None or an integer above 0",
+    )
+    top_p: Any = PolicySetting(lambda x: x is None or 0 < x <= 1, "None or in (0, 1]")
+    advantage_clip: Any = PolicySetting(lambda x: x is None or x > 0, "None or above 0")
+    log_prob_weight: Any = PolicySetting(lambda x: is_number(x) and x >= 0, "at least 0 and finite")
+    max_turn_tokens: Any = PolicySetting(
+        lambda x: x is None or (is_number(x) and x >= 1), "None or an integer above 0"
+    )
+    candidates: Any = PolicySetting(
+        lambda x: x is None or (type(x) is int and x >= 1), "None or an integer of at least 1"
+    )
 
     def __init__(
         self,
@@ -139,7 +129,7 @@ class ValueGuidedPolicy(CausalLMPolicy):
             raise ValueError(f"unknown variant {variant!r}.{suggest(str(variant), VARIANTS)}")
         if candidates is not None:
             require_whole("candidates", candidates)
-        if isinstance(given := kwargs.get("model"), PreTrainedModel) and not train_policy:
+        if isinstance(given := kwargs.get("model"), nn.Module) and not train_policy:
             kwargs["model"] = copy.deepcopy(given)  # frozen here, and not where it comes from
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
         self.value_net = cast(Any, nn.Identity())  # the parent's head; V is the critic's
@@ -148,14 +138,13 @@ class ValueGuidedPolicy(CausalLMPolicy):
         self.arguments |= {
             "variant": variant,
             "value_model": value_model,
-            "candidates": candidates,
-            "max_turn_tokens": max_turn_tokens,
             "train_policy": train_policy,
             "v_head": v_head,
         }
         self.beta, self.top_k, self.top_p = beta, top_k, top_p
         self.advantage_clip, self.log_prob_weight = advantage_clip, log_prob_weight
         self.variant, self.v_head, self.max_turn_tokens = variant, v_head, max_turn_tokens
+        self.candidates, self.plans = candidates, None
         if value_model is None:
             trunk = copy.deepcopy(self.actor)
         else:
@@ -172,7 +161,27 @@ class ValueGuidedPolicy(CausalLMPolicy):
             lr=lr_schedule(1),  # type: ignore[call-arg]
             **self.optimizer_kwargs,
         )
-        self.plans = None if candidates is None else Plans(candidates)
+        self.changed("candidates")
+
+    plans: Plans | None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has: everything, and plans if these are still valid."""
+        if self.plans is not None and self.plans.made_by != Plans.mark(self):
+            self.plans.forget()
+        return vars(self).copy()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over a copy's state; its weights lie elsewhere, and the plans are theirs."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        if self.plans is not None:
+            self.plans.made_by = Plans.mark(self)
+
+    def changed(self, name: str) -> None:
+        """Drop the plans, which were made with the old value."""
+        if self.variant == "utterance":
+            require("candidates", self.candidates, self.candidates is not None, "an integer here")
+        self.plans = None if self.candidates is None else Plans(self.candidates)
 
     @property
     def further_models(self) -> dict[str, PreTrainedModel]:

@@ -111,7 +111,7 @@ def collect_episodes(
                 store.finish(row, infos[row])
             step = {"actions": actions, "rewards": rewards, "dones": dones, "infos": infos}
             stopped = not on_step(step | {"new_obs": obs, "n_tokens": len(rows)})
-    except Exception as error:
+    except BaseException as error:
         error.partial_rollout = store.rollout(None)  # type: ignore[attr-defined]
         if hasattr(error, "add_note"):
             error.add_note(

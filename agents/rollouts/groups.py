@@ -56,7 +56,7 @@ def collect_groups(
                 options = [{"index": index} for index in indices.tolist()]
             obs = _reset(env, options)
             collected = collect_episodes(policy, env, env.num_envs, obs, on_step)
-        except Exception as error:
+        except BaseException as error:
             partial = [*finished, *filter(None, [getattr(error, "partial_rollout", None)])]
             if partial:
                 error.partial_rollout = Rollout.cat(partial)  # type: ignore[attr-defined]

@@ -148,7 +148,7 @@ def guide_finishes(
         after = play_out(
             scratch, scratch.all_rows, starts.guide(engine.task), rngs, role=Role.PREFIX
         )
-    except Exception as error:
+    except BaseException as error:
         error.partial_rollout = own  # type: ignore[attr-defined]
         if hasattr(error, "add_note"):
             error.add_note(

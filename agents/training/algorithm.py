@@ -5,6 +5,8 @@ Saving writes safetensors and JSON where Stable-Baselines3 would pickle.
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
@@ -16,10 +18,20 @@ from torch import Tensor
 
 from agents.checkpoints.algorithms import SPECIAL, load_algorithm, save_algorithm, set_parameters
 from agents.common.arguments import complete, parameters_of, refuse_unknown
+from agents.common.checks import require_whole
 from agents.common.envs import tokenizer_of
+from agents.common.settings import Guarded, Setting, counting, is_live, unlocked
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.instructed import InstructedPolicy, InstructedSeq2SeqPolicy
 from agents.policies.seq2seq import Seq2SeqPolicy
+from agents.training.checks import (
+    RATE,
+    check_callback,
+    check_shared,
+    check_tensorboard,
+    check_total,
+    is_rate,
+)
 from text_envs.policies.sources import check_tokens
 from text_envs.tokens.vocabulary import check_vocabulary, tokenizer_facts
 
@@ -29,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["TextAlgorithm"]
 
 
-class TextAlgorithm(BaseAlgorithm):
+class TextAlgorithm(Guarded, BaseAlgorithm):
     """A Stable-Baselines3 algorithm over a `CausalLMPolicy`, saved without pickle.
 
     A subclass sets `progress_bar` to the callback that draws its bar.
@@ -39,9 +51,21 @@ class TextAlgorithm(BaseAlgorithm):
         kind.__name__: kind
         for kind in (CausalLMPolicy, Seq2SeqPolicy, InstructedPolicy, InstructedSeq2SeqPolicy)
     }
+    fixed = frozenset({"device", "env", "num_envs", "policy", "policy_kwargs", "seed"})
+    remedies: ClassVar[dict[str, str]] = {
+        "device": "load(path, device=...)",
+        "env": "set_env(env)",
+        "policy": "set_parameters(...), or another agent",
+        "seed": "set_random_seed(seed), or load(path, seed=...)",
+    }
+    learning_rate: Any = Setting(is_rate, RATE)
+    max_grad_norm: Any = Setting(lambda x: x > 0, "above 0")
+    verbose: Any = counting(0)
+    tensorboard_log: Any = Setting(
+        lambda x: x is None or isinstance(x, str | os.PathLike), "None or a folder"
+    )
     progress_bar: ClassVar[type[BaseCallback]]
     pending: dict[str, Any] | None  # a checkpoint's state, until training goes on
-    max_grad_norm: float
     given: dict[str, Any]  # the arguments it was made with
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -54,8 +78,52 @@ class TextAlgorithm(BaseAlgorithm):
         refuse_unknown(cls, kwargs)
         made = super().__new__(cls)
         given = {**dict(zip(parameters_of(cls), args, strict=False)), **kwargs}
+        check_shared(cls, given)
         made.given = {name: value for name, value in given.items() if name not in SPECIAL}
         return made
+
+    def is_whole(self) -> bool:
+        """Return whether there is a policy; `load` makes it later."""
+        return "policy" in vars(self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; not one that is the policy's alone."""
+        policy = vars(self).get("policy") if "_finished" in vars(self) else None
+        if policy is not None and is_live(policy, name) and not hasattr(type(self), name):
+            if name in getattr(policy, "arguments", ()):
+                raise AttributeError(
+                    f"{name} is the policy's; accepted: agent.policy.{name} = {value!r}"
+                )
+        super().__setattr__(name, value)
+
+    def remedy(self, name: str) -> str:
+        """Return what to do instead of setting something that is fixed."""
+        special = super().remedy(name)
+        made = f"{type(self).__name__}(..., {name}=...)"
+        return f"{made}, or load(path, {name}=...)" if special == made else special
+
+    @property
+    def stats_window_size(self) -> int:
+        """Episodes that `rollout/ep_*_mean` average over; may be set at any time."""
+        return self._stats_window_size
+
+    @stats_window_size.setter
+    def stats_window_size(self, value: int) -> None:
+        require_whole("stats_window_size", value)
+        self._stats_window_size = value
+        for name in ("ep_info_buffer", "ep_success_buffer"):
+            kept = getattr(self, name)
+            setattr(self, name, None if kept is None else deque(kept, maxlen=value))
+
+    def changed(self, name: str) -> None:
+        """Bring a changed setting to what depends on it; an error puts the old value back."""
+        if name == "learning_rate":
+            self._setup_lr_schedule()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has: all but the logger, whose files are open; `learn` makes it."""
+        state = {k: v for k, v in vars(self).items() if k != "_logger"}
+        return state | {"_custom_logger": False}
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         """Return the callbacks as one; the progress bar counts tokens."""
@@ -96,6 +164,8 @@ class TextAlgorithm(BaseAlgorithm):
         if tokenizer is not None and isinstance(self.policy, CausalLMPolicy):
             check_tokens("model", self.policy.tokenizer, tokenizer, ends=False)
             self.policy.vocabulary = tokenizer_facts(tokenizer)
+            if self.policy.tokenizer is None:  # of a model that came without: saved beside it
+                self.policy.tokenizer = tokenizer
 
     def optimize(self, loss: Tensor) -> Tensor:
         """Take one step of the policy's optimiser; return the norm of the gradient, `()`.
@@ -116,6 +186,17 @@ class TextAlgorithm(BaseAlgorithm):
         optimizer.step()
         return norm
 
+    def check_learn(self, total_timesteps: Any, callback: Any) -> None:
+        """Refuse arguments of `learn` before anything is done.
+
+        Raises:
+            ValueError: a length that is none, or a callback that cannot be called.
+            ImportError: TensorBoard is asked for and missing.
+        """
+        check_total("total_timesteps", total_timesteps)
+        check_callback(callback)
+        check_tensorboard(self.tensorboard_log)
+
     def start_anew(self) -> None:
         """Begin a new run: forget where a loaded one was, which is then seeded as a new one."""
         if self.pending is not None:
@@ -132,7 +213,8 @@ class TextAlgorithm(BaseAlgorithm):
         if tokenizer is not None and isinstance(self.policy, CausalLMPolicy):
             name = f"this {type(self).__name__}"
             check_vocabulary(name, self.policy.vocabulary, tokenizer, padding=True)
-        super().set_env(env, force_reset)
+        with unlocked(self):
+            super().set_env(env, force_reset)
 
     @classmethod
     def load(  # type: ignore[override]

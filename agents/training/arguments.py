@@ -20,6 +20,7 @@ __all__ = [
     "ReferenceArguments",
     "RunArguments",
     "ValueArguments",
+    "set_weight_decay",
     "with_weight_decay",
 ]
 
@@ -111,3 +112,22 @@ def with_weight_decay(policy_kwargs: dict[str, Any] | None, weight_decay: float)
             "weight_decay": weight_decay,
         }
     return given
+
+
+def set_weight_decay(policy: Any, weight_decay: float) -> None:
+    """Give the optimiser of a policy another weight decay; one that has none is refused.
+
+    Raises:
+        ValueError: the optimiser is no AdamW, which `weight_decay` is for.
+    """
+    if type(policy.optimizer) is not torch.optim.AdamW:
+        raise ValueError(
+            f"weight_decay is AdamW's, and the policy has {type(policy.optimizer).__name__}; "
+            "accepted: its own arguments in optimizer.param_groups"
+        )
+    for group in policy.optimizer.param_groups:
+        group["weight_decay"] = weight_decay
+    policy.arguments["optimizer_kwargs"] = {
+        **(policy.arguments["optimizer_kwargs"] or {}),
+        "weight_decay": weight_decay,
+    }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 from typing_extensions import Unpack
 
+from agents.common.settings import counting
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.rollouts.episodes import collect_episodes, score
 from agents.rollouts.groups import collect_groups
@@ -51,6 +52,20 @@ class TargetAlgorithm(EpisodicAlgorithm):
     """
 
     needs_reference = True
+    fixed = frozenset({"accept", "beta", "moments", "multipliers"})
+    remedies: ClassVar[dict[str, str]] = {
+        name: f"load(path, {name}=...), or another agent" for name in fixed
+    }
+    fit_episodes: Any = counting(none=True)
+
+    def changed(self, name: str) -> None:
+        """Bring a changed setting to what depends on it; an error puts the old value back."""
+        super().changed(name)
+        if name == "reference":
+            vars(self).pop("_reference_digest", None)
+        if name == "group_size":
+            self.normalisers.group_size = self.coverage.group_size = self.group_size
+            self.normalisers.forget()
 
     def __init__(
         self,

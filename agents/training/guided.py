@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.common.checks import require
+from agents.common.settings import Setting
 from agents.rollouts.episodes import Collected
 from agents.rollouts.guided import guide_finishes, guide_starts, native_engine
 from agents.rollouts.rollout import Rollout
@@ -49,6 +50,10 @@ class GuidedAlgorithm(EpisodicAlgorithm):
             or wrote what cannot be used. Texts that were finished before are in the exception's
             attribute `partial_rollout`, what the guide returned in `received`.
     """
+
+    fixed = frozenset({"guide", "guide_kwargs"})
+    beta: Any = Setting(lambda x: 0 <= x <= 1, "a probability, 0 to 1")
+    to_the_end: Any = Setting(lambda x: isinstance(x, bool), "True or False")
 
     def __init__(
         self,
@@ -129,7 +134,7 @@ class GuidedAlgorithm(EpisodicAlgorithm):
                     collected, facts = guide_finishes(
                         self.policy, env, starts, on_step, to_the_end=self.to_the_end
                     )
-            except Exception as error:
+            except BaseException as error:
                 parts += filter(None, [getattr(error, "partial_rollout", None)])
                 if parts:
                     error.partial_rollout = Rollout.cat(parts)  # type: ignore[attr-defined]

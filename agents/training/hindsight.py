@@ -14,6 +14,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.common.envs import say_untrained
 from agents.data.history import History
 from agents.data.parts import judge_parts, resolve_part_judge
 from agents.data.relabelling import (
@@ -31,6 +32,7 @@ from agents.rollouts.goals import GoalsAside, Questions, inner, single_space
 from agents.rollouts.groups import collect_groups
 from agents.rollouts.rollout import Rollout
 from agents.training.on_policy import EpisodicAlgorithm
+from text_envs.lm.scratch import make_lm
 
 __all__ = ["HindsightAlgorithm", "whole_round"]
 
@@ -84,6 +86,9 @@ class HindsightAlgorithm(EpisodicAlgorithm):
         if isinstance(model, dict) or model == "scratch":
             columns = task.prompt_length + task.max_tokens + front
             kwargs["model"] = {"columns": columns, **(model if isinstance(model, dict) else {})}
+            if "model" not in policy_kwargs:
+                kwargs["model"] = make_lm(task, columns)
+                say_untrained(kwargs["model"])
         return kwargs
 
     def _setup_model(self) -> None:
@@ -133,7 +138,7 @@ class HindsightAlgorithm(EpisodicAlgorithm):
             collected = collect_groups(
                 self.policy, shown, self.n_episodes, self.group_size, on_step, draw
             )
-        except Exception as error:
+        except BaseException as error:
             if (partial := getattr(error, "partial_rollout", None)) is not None:
                 self.remember(partial)
             raise

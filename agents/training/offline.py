@@ -22,6 +22,7 @@ from torch import Tensor
 from agents.checkpoints.algorithms import resume
 from agents.common.checks import require, require_whole
 from agents.common.envs import as_vec_env, policy_kwargs_for, recorded_env
+from agents.common.settings import counting, is_number
 from agents.data.batches import OfflineBatch, offline_batch
 from agents.data.order import BatchOrder
 from agents.policies.causal_lm import CausalLMPolicy
@@ -69,6 +70,8 @@ class OfflineAlgorithm(TextAlgorithm):
 
     policy: CausalLMPolicy
     progress_bar = OfflineProgressBar
+    fixed = frozenset({"dataset", "include_prefix"})
+    batch_size: Any = counting()
 
     def __init__(
         self,
@@ -140,6 +143,18 @@ class OfflineAlgorithm(TextAlgorithm):
         if self.dataset is not None:
             self.data = self.as_batch(self.prepare(self.dataset))
 
+    def changed(self, name: str) -> None:
+        """Bring a changed setting to what depends on it; an error puts the old value back."""
+        super().changed(name)
+        if name == "batch_size" and self.order is not None:
+            self.order.cut(self.batch_size)
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed torch, numpy, Python, the environments and the order of the data."""
+        super().set_random_seed(seed)
+        if seed is not None and self.order is not None:
+            self.order = BatchOrder(self.order.lengths, self.batch_size, seed)
+
     # -- what subclasses write or use ----------------------------------------------------------
 
     @abstractmethod
@@ -154,7 +169,7 @@ class OfflineAlgorithm(TextAlgorithm):
         """Return episodes as tensors, checked against the policy's vocabulary and length."""
         if self.env is not None:
             datasets.check_compatible(dataset, self.env)
-        arguments = cast(dict[str, Any], self.policy.arguments)
+        arguments = self.policy.arguments
         self.policy.actor.check_length(dataset.tokens.shape[1])
         return offline_batch(
             dataset,
@@ -194,6 +209,7 @@ class OfflineAlgorithm(TextAlgorithm):
         """
         if self.data is None:
             raise ValueError(f"{type(self).__name__} was made without a data set; pass dataset=...")
+        self.check_learn(0 if total_timesteps is None else total_timesteps, callback)
         if (total_timesteps is None) == (n_epochs is None):
             raise ValueError(
                 "give either total_timesteps or n_epochs, got "
@@ -201,7 +217,7 @@ class OfflineAlgorithm(TextAlgorithm):
             )
         length = "total_timesteps" if n_epochs is None else "n_epochs"
         given = total_timesteps if n_epochs is None else n_epochs
-        require(length, given, lambda x: 0 <= x < float("inf"), "a finite number of at least 0")
+        require(length, given, lambda x: is_number(x) and x >= 0, "a finite number of at least 0")
         require_whole("log_interval", log_interval)
         if n_epochs is not None:
             total_timesteps = round(n_epochs * self.data.num_steps)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -19,11 +19,11 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from agents.checkpoints.algorithms import resume
 from agents.common.checks import require, require_weight, require_whole
 from agents.common.envs import as_vec_env, policy_kwargs_for
+from agents.common.settings import Setting, counting, weighing
 from agents.losses.on_policy import (
     adaptive_kl_coefficient,
     kl_k1,
@@ -35,16 +35,17 @@ from agents.policies.causal_lm import CausalLMPolicy
 from agents.rollouts.episodes import Collected, collect_episodes, score
 from agents.rollouts.groups import collect_groups
 from agents.rollouts.rollout import Rollout
-from agents.training.algorithm import TextAlgorithm
+from agents.training.checks import check_rows, check_target
 from agents.training.progress import TokenProgressBar
-from text_envs.lm.action_lm import ActionLM
-from text_envs.lm.loading import BUNDLED, freeze
-from text_envs.policies.sources import check_tokens
+from agents.training.referenced import ReferencedAlgorithm
+
+if TYPE_CHECKING:
+    pass
 
 __all__ = ["EpisodicAlgorithm", "TokenProgressBar"]
 
 
-class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
+class EpisodicAlgorithm(ReferencedAlgorithm, OnPolicyAlgorithm):
     """Stable-Baselines3's on-policy algorithm with roll-outs of whole episodes.
 
     One iteration plays `n_episodes` episodes to their end, scores them under the reference if
@@ -74,9 +75,17 @@ class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
 
     policy: CausalLMPolicy
     progress_bar = TokenProgressBar
-    needs_reference: ClassVar[bool] = False  # even with kl_coef=0
     takes_goals: ClassVar[bool] = False  # observations with a desired goal beside the tokens
     rollout: Rollout | None
+    n_episodes: Any = counting()
+    group_size: Any = counting()
+    gamma: Any = Setting(lambda x: 0 <= x <= 1, "in [0, 1]")
+    gae_lambda: Any = Setting(lambda x: 0 <= x <= 1, "in [0, 1]")
+    ent_coef: Any = weighing()
+    vf_coef: Any = weighing()
+    kl_coef: Any = weighing()
+    kl_target: Any = Setting(lambda x: x is None or x > 0, "None or above 0")
+    kl_horizon: Any = Setting(lambda x: x > 0, "above 0")
 
     def __init__(
         self,
@@ -114,37 +123,20 @@ class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
         require("max_grad_norm", max_grad_norm, lambda x: x > 0, "above 0")
         require("kl_horizon", kl_horizon, lambda x: x > 0, "above 0")
         require("kl_target", kl_target, lambda x: x is None or x > 0, "None or above 0")
-        if kl_target is not None and kl_coef == 0:
-            raise ValueError(
-                f"kl_target={kl_target} adapts kl_coef by factors, and 0 stays 0: give kl_coef a "
-                "start above 0, for example 0.05"
-            )
+        check_target(kl_target, kl_coef)
         if env is None and _init_setup_model:
             raise ValueError(
                 f"{type(self).__name__} needs env; accepted: an id such as 'text_envs/Toy-v0', or "
                 "an environment"
             )
         env = as_vec_env(env, num_envs, n_episodes, group_size)
-        count = getattr(env, "num_envs", 1)
-        if n_episodes % count:
-            raise ValueError(
-                f"n_episodes={n_episodes} over {count} environments is {n_episodes / count:.2f} "
-                "episodes each, and must be whole, so that long episodes are not left out; nearest "
-                f"n_episodes: {max(n_episodes // count, 1) * count}"
-            )
-        if env is not None and count % group_size:
-            raise ValueError(
-                f"group_size={group_size} must divide the {count} environments, whose episodes are "
-                f"played side by side; nearest: {_nearest_divisor(count, group_size)}. For this "
-                f"group_size, num_envs and n_episodes must be multiples of {group_size}"
-            )
+        rows = getattr(env, "num_envs", 1)
+        check_rows(n_episodes, rows, group_size if env is not None else 1)
         self.group_size = group_size
         if env is not None:
             policy_kwargs = policy_kwargs_for(env, **(policy_kwargs or {}))
-        self.n_episodes, self.kl_coef = n_episodes, float(kl_coef)
+        self.n_episodes, self.kl_coef = int(n_episodes), float(kl_coef)
         self.kl_target, self.kl_horizon = kl_target, kl_horizon
-        self.reference: ActionLM | None = None
-        self.reference_name: str | None = None  # of a bundled model
         self._reference_source = reference
         self.pending = None
         self.rollout = None
@@ -152,7 +144,7 @@ class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
             policy,
             env,
             learning_rate=learning_rate,
-            n_steps=n_episodes // count,
+            n_steps=n_episodes // rows,
             gamma=gamma,
             gae_lambda=gae_lambda,
             ent_coef=ent_coef,
@@ -179,22 +171,21 @@ class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
             )
         super()._setup_model()
         self.remember_words()
-        source, actor = self._reference_source, self.policy.actor
-        if source is not None:
-            self.reference = freeze(actor.like(self._load_reference(source))).to(self.device)
-        elif self.kl_coef > 0 or self.needs_reference:
-            self.reference = freeze(actor)
-            source = self.policy.arguments["model"]
-        if self.reference is not None and isinstance(source, str) and source in BUNDLED:
-            self.reference_name = source
+        self.make_reference()
 
-    def _load_reference(self, source: Any) -> PreTrainedModel:
-        """Return the language model of the reference, which must know the same words."""
-        lm, own = self.policy.load_model(source)
-        if self.env is not None and isinstance(source, str | os.PathLike):
-            name, tokenizer = f"reference {os.fspath(source)!r}", self.env.get_attr("tokenizer")[0]
-            check_tokens(name, own, tokenizer, source=source, ends=False)
-        return lm
+    def changed(self, name: str) -> None:
+        """Bring a changed setting to what depends on it; an error puts the old value back."""
+        super().changed(name)
+        if name in ("n_episodes", "group_size"):
+            check_rows(self.n_episodes, self.n_envs, self.group_size)
+            self.n_steps = self.n_episodes // self.n_envs
+        if name in ("kl_coef", "kl_target"):
+            check_target(self.kl_target, self.kl_coef)
+            if self.kl_coef > 0 and self._reference is None:
+                raise ValueError(
+                    f"kl_coef={self.kl_coef} needs a reference, and {type(self).__name__} was made "
+                    "without; accepted: agent.reference = a model, before"
+                )
 
     # -- roll-outs -----------------------------------------------------------------------------
 
@@ -296,13 +287,9 @@ class EpisodicAlgorithm(TextAlgorithm, OnPolicyAlgorithm):
                 f"{type(self).__name__} has no environment to learn in: give load(path, env=...), "
                 "or call set_env"
             )
+        self.check_learn(total_timesteps, args[0] if args else kwargs.get("callback"))
         reset = args[1] if len(args) > 1 else kwargs.get("reset_num_timesteps", True)
         if reset:
             self.start_anew()
         resume(self)
         return super()._setup_learn(total_timesteps, *args, **kwargs)
-
-
-def _nearest_divisor(count: int, wanted: int) -> int:
-    divisors = [k for k in range(1, count + 1) if count % k == 0]
-    return min(divisors, key=lambda k: abs(k - wanted))

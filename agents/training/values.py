@@ -15,6 +15,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from agents.common.checks import require
+from agents.common.settings import Setting
 from agents.data.batches import OfflineBatch
 from agents.losses.on_policy import masked_mean, returns_to_go
 from agents.policies.causal_lm import CausalLMPolicy
@@ -53,6 +54,8 @@ class ValueAlgorithm(OfflineAlgorithm):
     """
 
     policy: ValueGuidedPolicy
+    gamma: Any = Setting(lambda x: 0 <= x <= 1, "in [0, 1]")
+    polyak: Any = Setting(lambda x: 0 < x <= 1, "in (0, 1]")
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"ValueGuidedPolicy": ValueGuidedPolicy}
 
     def __init__(

@@ -27,7 +27,7 @@ ALGORITHMS: dict[Any, dict[str, Any]] = {
 # The environment, its arguments, and how many tokens are written in training.
 TASKS: dict[str, tuple[dict[str, Any], int]] = {
     "Toy-v0": ({}, 4_000),
-    "TargetWords-v0": ({"max_tokens": 2, "words": 6}, 12_000),
+    "TargetWords-v0": ({"max_tokens": 2, "words": 6}, 6_000),
 }
 
 

@@ -281,6 +281,113 @@ def test_a_consistent_checksum_does_not_excuse_contradictions(
         datasets.load(path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rewards.npy": np.zeros(3, complex)}, "rewards must hold floats .*got complex"),
+        ({"rewards.npy": np.zeros(3, np.int64)}, "rewards must hold floats"),
+        ({"rewards.npy": np.zeros((3, 1))}, "rewards must hold floats of shape .n,., .*3, 1"),
+        ({"tokens.npy": np.full(7, 2.5)}, "tokens must hold integers"),
+        ({"tokens.npy": np.full(7, 2**63, np.uint64)}, r"tokens.0. must be an integer in 0\.\."),
+        ({"tokens.npy": np.full(7, -1)}, "tokens.0. must be an integer .* got -1"),
+        ({"roles.npy": np.full(7, 259, np.uint16)}, "rewards has 3 values for 0 actions"),
+        ({"roles.npy": np.array([257, 1, 3, 4, 3, 1, 3])}, "episode 0, .* got 257"),
+        ({"starts.npy": np.array([-1, 0])}, "starts.0. must be an integer .* got -1"),
+        ({"starts.npy": np.array([0.0, 1.0])}, "starts must hold integers"),
+        ({"starts.npy": np.array([False, True])}, "starts must hold integers .* got bool"),
+        ({"lengths.npy": np.array([2**62, 2**62])}, "columns, the episodes together|fit into"),
+        ({"truncated.npy": np.array([0, 1])}, "truncated must hold booleans"),
+        ({"example_indices.npy": np.array([0j, 1])}, "example_indices must hold integers"),
+        ({"finish_codes.npy": np.array([0, -1])}, "finish_codes.1. must be an integer"),
+        ({"extra.npy": np.zeros(2)}, "holds 'extra.npy', which is no member"),
+        ({"header.json": {"num_columns": 10**9}}, "num_columns must be an integer in 0..16777216"),
+        ({"header.json": {"num_columns": True}}, "num_columns must be an integer .* got True"),
+        ({"header.json": {"num_columns": 6.0}}, "num_columns must be an integer .* got 6.0"),
+        ({"header.json": {"format": True}}, "format True is not known"),
+        ({"header.json": {"pad": "x"}}, "pad must be an integer"),
+        ({"header.json": {"columns": "ab"}}, "columns must be a list of strings"),
+        ({"header.json": {"columns": ["a", "a"]}}, "columns must be different"),
+        ({"header.json": {"metadata": [1]}}, "metadata must be an object"),
+        ({"header.json": {"finish_reasons": [1, 2]}}, "finish_reasons must be a list of strings"),
+    ],
+)  # fmt: skip
+def test_fields_keep_their_types(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    path = repacked(small().save(tmp_path / "data.npz"), changes)
+    with pytest.raises(DatasetError, match=rf"data\.npz: .*{message}"):
+        datasets.load(path)
+
+
+def sealed(path: Path, members: list[tuple[str, bytes]], compressed: bool = True) -> Path:
+    """Write members as a file with a checksum that fits."""
+    stream = io.BytesIO()
+    method = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
+    with zipfile.ZipFile(stream, "w", method) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+        archive.comment = b"sha256:" + b"0" * 64
+    content = stream.getvalue()[:-64]
+    path.write_bytes(content + hashlib.sha256(content).hexdigest().encode())
+    return path
+
+
+def members_of(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_nothing_is_unpacked_that_is_too_large_or_of_no_use(tmp_path: Path) -> None:
+    members = members_of(small().save(tmp_path / "data.npz"))
+    zeros = sealed(tmp_path / "zeros.npz", [*members.items(), ("zeros.npy", bytes(50 * 2**20))])
+    with pytest.raises(DatasetError, match=r"zeros\.npz: .*('zeros\.npy'|unpack)"):
+        datasets.load(zeros)
+    header = np.lib.format.header_data_from_array_1_0(np.zeros(0)) | {"shape": (10**12,)}
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, header)
+    huge = sealed(tmp_path / "huge.npz", [*(members | {"rewards.npy": stream.getvalue()}).items()])
+    with pytest.raises(DatasetError, match=r"huge\.npz: rewards says to hold 1000000000000 values"):
+        datasets.load(huge)
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        twice = sealed(tmp_path / "twice.npz", [*members.items(), *members.items()])
+    with pytest.raises(DatasetError, match=r"twice\.npz: .*is not packed like that"):
+        datasets.load(twice)
+
+
+FUZZ: Any = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=3),
+    st.lists(st.integers(-5, 5), max_size=3), st.dictionaries(st.text(max_size=2), st.none()),
+)  # fmt: skip
+DTYPES = ["u1", "i1", "i8", "u8", "f2", "f4", "f8", "c16", "b1", "U2", "M8[s]", "V3"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_any_changed_field_is_refused_or_read_as_it_is(tmp_path_factory: Any, data: Any) -> None:
+    """One field is another, with a checksum that fits: an error of that file, or a data set."""
+    path = small().save(tmp_path_factory.mktemp("fuzz") / "data.npz")
+    members = members_of(path)
+    name = data.draw(st.sampled_from(sorted(members)))
+    if name == "header.json":
+        header = json.loads(members[name])
+        key = data.draw(st.sampled_from(sorted(header)))
+        changes = {name: {key: data.draw(FUZZ)}}
+    else:
+        shape = data.draw(st.sampled_from([(), (0,), (1,), (2,), (3,), (7,), (2, 1), (7, 1)]))
+        raw = data.draw(st.binary(min_size=128, max_size=128))
+        dtype = np.dtype(data.draw(st.sampled_from(DTYPES)))
+        if dtype.kind == "U":
+            changes = {name: np.full(shape, "x", dtype)}
+        else:
+            count = int(np.prod(shape))
+            changes = {name: np.frombuffer(raw, dtype, count).reshape(shape)}
+    repacked(path, changes)
+    try:
+        found = datasets.load(path)
+    except DatasetError as error:
+        assert str(path) in str(error)
+    else:
+        assert datasets.load(found.save(path)) == found
+
+
 def test_load_takes_what_it_says(tmp_path: Path) -> None:
     data = small()
     assert datasets.load(data) is data

@@ -20,9 +20,9 @@ from reward_server import Reply, Server
 
 import text_envs
 from text_envs.lm import load_lm
-from text_envs.lm.hub import find_model
 from text_envs.rewards import resolve
 from text_envs.tokenizers import load_tokenizer
+from text_envs.tokens.hub import find_model
 
 ROOT = Path(text_envs.__file__).parent.parent
 
@@ -285,7 +285,7 @@ def test_what_was_downloaded_before_is_used(classifier_path: Path, tmp_path: Pat
 
 
 def test_any_answer_counts_as_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    from text_envs.lm.hub import _answers
+    from text_envs.tokens.hub import _answers
 
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with Server(lambda number, body: Reply({})) as server:

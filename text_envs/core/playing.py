@@ -92,7 +92,7 @@ def play_out(
         while len(going := np.flatnonzero(engine.running[rows])):
             plans, lengths = _plan(engine, rows[going], write, [rngs[i] for i in going.tolist()])
             _carry_out(engine, rows, going, plans, lengths, int(role), played)
-    except Exception as error:
+    except BaseException as error:
         error.played = played  # type: ignore[attr-defined]
         raise
     return played

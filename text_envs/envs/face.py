@@ -6,6 +6,9 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import gymnasium as gym
+
+from text_envs import render
 from text_envs.core.engine import TokenEngine
 from text_envs.core.record import REWARD, Record
 from text_envs.core.reward import bind
@@ -24,6 +27,7 @@ class Face:
     """
 
     engine: TokenEngine
+    render_mode: str | None
 
     @property
     def task(self) -> Task:
@@ -77,6 +81,24 @@ class Face:
                 f"render_score {name!r} needs pictures; pass render_mode='rgb_array' to make()"
             )
         self.engine.record.shown = name
+
+    def _pictures(self, maker: str) -> Any:
+        """Return a picture of every row as a tuple, one page of all of them, or print them."""
+        rows = range(self.engine.num_envs)
+        if self.render_mode is None:
+            gym.logger.warn(
+                f"render() without a render_mode; pass one to {maker}(): {', '.join(render.MODES)}"
+            )
+            return None
+        if self.render_mode == "html":
+            return render.html(self.engine, rows)
+        if self.render_mode == "rgb_array":
+            return tuple(render.rgb_array(self.engine, row) for row in rows)
+        pictures = tuple(render.ansi(self.engine, row) for row in rows)
+        if self.render_mode == "ansi":
+            return pictures
+        render.show("\n".join(pictures))
+        return None
 
     def _start_record(self) -> None:
         """Let the engine keep what pictures show; stepping is quicker without."""

@@ -7,7 +7,6 @@ from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import NDArray
 
 from text_envs import render
@@ -15,20 +14,13 @@ from text_envs.core.engine import TokenEngine
 from text_envs.core.plugins import Shaping, Starts
 from text_envs.core.starts import start
 from text_envs.core.state import capture, restore
-from text_envs.core.task import Task
 from text_envs.envs.configure import build
 from text_envs.envs.face import Face, unchanged_if_refused
 from text_envs.envs.infos import row_info
+from text_envs.envs.spaces import single_spaces
 from text_envs.episodes.errors import suggest
 
-__all__ = ["TokenEnv", "single_spaces"]
-
-
-def single_spaces(task: Task) -> tuple[spaces.Box, spaces.Discrete[np.int64]]:
-    """Return the observation and the action space of one row of `task`."""
-    length = task.prompt_length + task.max_tokens
-    observation = spaces.Box(0, task.tokenizer.vocab_size - 1, (length,), np.int64)
-    return observation, spaces.Discrete(task.tokenizer.num_actions)
+__all__ = ["TokenEnv"]
 
 
 class TokenEnv(Face, gym.Env[NDArray[np.int64], np.int64]):
@@ -175,17 +167,5 @@ class TokenEnv(Face, gym.Env[NDArray[np.int64], np.int64]):
 
     def render(self) -> Any:
         """Return a picture of the text so far, see `text_envs.render`, or print it (`human`)."""
-        if self.render_mode is None:
-            gym.logger.warn(
-                f"render() without a render_mode; pass one to make(): {', '.join(render.MODES)}"
-            )
-            return None
-        if self.render_mode == "html":
-            return render.html(self.engine, [0])
-        if self.render_mode == "rgb_array":
-            return render.rgb_array(self.engine, row=0)
-        picture = render.ansi(self.engine, row=0)
-        if self.render_mode == "ansi":
-            return picture
-        render.show(picture)
-        return None
+        pictures = self._pictures("make")
+        return pictures[0] if isinstance(pictures, tuple) else pictures

@@ -19,7 +19,7 @@ from text_envs.core.state import capture, restore
 from text_envs.envs.configure import build
 from text_envs.envs.face import Face, unchanged_if_refused
 from text_envs.envs.infos import outcome_infos, put, start_infos
-from text_envs.envs.single import single_spaces
+from text_envs.envs.spaces import single_spaces
 from text_envs.episodes.errors import suggest
 
 try:
@@ -307,20 +307,7 @@ class TokenVectorEnv(Face, gym.vector.VectorEnv[Array, Array, Array]):
 
     def render(self) -> Any:
         """Return a picture of every row, see `text_envs.render`; `html`: one page of all rows."""
-        if self.render_mode is None:
-            gym.logger.warn(
-                f"render() without a render_mode; pass one to make_vec(): {', '.join(render.MODES)}"
-            )
-            return None
-        if self.render_mode == "html":
-            return render.html(self.engine, range(self.num_envs))
-        if self.render_mode == "rgb_array":
-            return tuple(render.rgb_array(self.engine, row) for row in range(self.num_envs))
-        pictures = tuple(render.ansi(self.engine, row) for row in range(self.num_envs))
-        if self.render_mode == "ansi":
-            return pictures
-        render.show("\n".join(pictures))
-        return None
+        return self._pictures("make_vec")
 
 
 def _as_mode(mode: AutoresetMode | str) -> AutoresetMode:

@@ -20,20 +20,20 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from text_envs.episodes.archives import Header, read_archive
 from text_envs.episodes.errors import DatasetError
 from text_envs.episodes.store import EpisodeDataset
 from text_envs.episodes.validation import EARNING
-from text_envs.episodes.writing import FORMAT, MARK, save
+from text_envs.episodes.writing import MARK, save
 
 __all__ = ["add_reader", "load", "read_file", "save"]
 
@@ -92,17 +92,7 @@ def read_file(path: Path) -> EpisodeDataset:
         raise DatasetError(f"{path}: the file has been altered: its checksum does not fit")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            header = json.loads(archive.read("header.json"))
-            if header["format"] != FORMAT:
-                raise DatasetError(
-                    f"{path}: format {header['format']!r} is not known here; accepted: {FORMAT}"
-                )
-            arrays = {
-                name.removesuffix(".npy"): _read_array(archive, name)
-                for name in archive.namelist()
-                if name.endswith(".npy")
-            }
-            return _unpack(header, arrays, str(path))
+            return _unpack(*read_archive(archive, len(content), str(path)), str(path))
     except DatasetError:
         raise
     except Exception as error:  # whatever a file made by hand can cause
@@ -110,20 +100,12 @@ def read_file(path: Path) -> EpisodeDataset:
         raise DatasetError(f"{path}: the file is no data set ({what})") from error
 
 
-def _read_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    with archive.open(name) as stream:
-        array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
-    return array
-
-
 # -- between the fields and the arrays of a file ---------------------------------------------------
 
 
-def _unpack(
-    header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], source: str
-) -> EpisodeDataset:
+def _unpack(header: Header, arrays: Mapping[str, NDArray[Any]], source: str) -> EpisodeDataset:
     lengths, starts = arrays["lengths"].astype(np.int64), arrays["starts"].astype(np.int64)
-    count, width = len(lengths), int(header["num_columns"])
+    count, width = len(lengths), header.num_columns
     total = int(lengths.sum())
     for field in ("tokens", "roles"):
         if len(arrays[field]) != total:
@@ -131,16 +113,15 @@ def _unpack(
                 f"{source}: {field} has {len(arrays[field])} columns, the episodes together {total}"
             )
     late = np.flatnonzero(starts + lengths > width)
-    if len(late) or len(starts) != count:
+    if len(late):
         raise DatasetError(
-            f"{source}: episode {late[0] if len(late) else min(count, len(starts))}: starts and "
-            f"lengths do not fit into {width} columns"
+            f"{source}: episode {late[0]}: starts and lengths do not fit into {width} columns"
         )
     columns = np.arange(width)
     written = (columns >= starts[:, None]) & (columns < (starts + lengths)[:, None])  # (B, L)
-    tokens = np.full((count, width), int(header["pad"]), dtype=np.int64)
+    tokens = np.full((count, width), header.pad, dtype=np.int64)
     tokens[written] = arrays["tokens"]
-    roles = np.zeros((count, width), dtype=np.int8)
+    roles = np.zeros((count, width), dtype=np.int64)  # not yet int8, which would wrap around
     roles[written] = arrays["roles"]
     actions = np.isin(roles, EARNING)
     if len(arrays["rewards"]) != actions.sum():
@@ -149,14 +130,20 @@ def _unpack(
         )
     rewards = np.zeros((count, width))
     rewards[actions] = arrays["rewards"]
+    codes, known = arrays["finish_codes"], len(header.finish_reasons)
+    if (unknown := np.flatnonzero(codes >= known)).size:
+        raise DatasetError(
+            f"{source}: the file is no data set (IndexError: finish_codes[{unknown[0]}] is "
+            f"{codes[unknown[0]]}, header.json names {known} finish_reasons)"
+        )
     return EpisodeDataset(
         tokens=tokens,
-        roles=roles,
+        roles=cast(Any, roles),
         rewards=rewards,
         example_indices=arrays["example_indices"].astype(np.int64),
-        finish_reasons=tuple(header["finish_reasons"][i] for i in arrays["finish_codes"].tolist()),
+        finish_reasons=tuple(header.finish_reasons[i] for i in codes.tolist()),
         truncated=arrays["truncated"],
-        columns={name: arrays[f"column_{i}"] for i, name in enumerate(header["columns"])},
-        metadata=header["metadata"],
+        columns={name: arrays[f"column_{i}"] for i, name in enumerate(header.columns)},
+        metadata=header.metadata,
         source=source,
     )

@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import os
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from text_envs.episodes.drafts import drafting, sync
 from text_envs.episodes.errors import DatasetError
 from text_envs.episodes.types import Role
 from text_envs.episodes.validation import EARNING
@@ -42,13 +42,12 @@ def save(dataset: Any, path: str | os.PathLike[str]) -> Path:
         raise DatasetError(f"{target} exists and is no data set; it is not overwritten")
     content = _pack(dataset)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
-        draft = Path(folder) / "draft"
-        with draft.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+    with drafting(target) as folder:
+        draft = folder / "draft"
+        draft.write_bytes(content)
+        sync(draft)
         os.replace(draft, target)
+        sync(target.parent)
     return target
 
 

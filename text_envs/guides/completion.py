@@ -74,7 +74,7 @@ def complete(
     start = engine.position.copy()
     try:
         played = play_out(engine, rows, writer, rngs, role=role)
-    except Exception as error:
+    except BaseException as error:
         if isinstance(done := getattr(error, "played", None), Played):
             finished = _dataset(engine, done, start, ~engine.running)
             error.partial_dataset = finished  # type: ignore[attr-defined]

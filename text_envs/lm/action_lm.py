@@ -10,22 +10,27 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from numbers import Real
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from text_envs.lm.cache import CachedDecoder
-from text_envs.lm.checks import check_rows
+from text_envs.lm.checks import check_attention, check_rows, scale_between
 from text_envs.lm.encoding import encode
 from text_envs.lm.likelihood import entropy, linear_log_probs, token_log_probs
+from text_envs.lm.probing import probe_decoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["ActionLM"]
 
 logger = logging.getLogger(__name__)
+
+_FIXED = {"lm", "num_actions", "num_tokens", "hidden_size", "pad_id", "bos_id", "prompt_length"}
 
 
 class ActionLM(nn.Module):
@@ -86,11 +91,22 @@ class ActionLM(nn.Module):
         self._restricted = bool(banned)
         self.hidden_size = int(head.weight.shape[1])
         self._plain_head = type(head) is nn.Linear
-        self._check_positions()
+        check_attention(lm)
         self.eval()
         self._logit_scale = self._probe_head()
         self._decoder: CachedDecoder | None = None
         self._cacheable = True
+        self._made = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute, unless caches, heads and optimisers were made from the present one."""
+        if name in _FIXED and "_made" in vars(self):
+            raise AttributeError(
+                f"{name} of {type(self).__name__} cannot be set: caches, value heads and "
+                "optimisers belong to the present one; accepted: lm.load_state_dict(...) for other "
+                "weights, like(lm), or a policy made with another model"
+            )
+        super().__setattr__(name, value)
 
     def train(self, mode: bool = True) -> ActionLM:
         """Set the mode of everything but the language model, which never drops out."""
@@ -111,6 +127,10 @@ class ActionLM(nn.Module):
             temperature=self.temperature,
         )
 
+    def adopt(self, other: ActionLM) -> None:
+        """Take over what may be changed of another one: both score the same distribution then."""
+        self.temperature = other.temperature
+
     @property
     def temperature(self) -> float:
         """What divides the scores; may be changed at any time."""
@@ -118,7 +138,7 @@ class ActionLM(nn.Module):
 
     @temperature.setter
     def temperature(self, value: float) -> None:
-        if not isinstance(value, Real) or not 0 < value < float("inf"):
+        if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < float("inf"):
             raise ValueError(f"temperature must be above 0, got {value!r}")
         self._temperature = float(value)
 
@@ -249,6 +269,30 @@ class ActionLM(nn.Module):
         if self._decoder is not None:
             self._decoder.invalidate()
 
+    def _caches(self) -> list[Any]:
+        """Return what remembers states of the present `weights`."""
+        return [] if self._decoder is None else [self._decoder]
+
+    def drop_cache(self) -> None:
+        """Give the memory of the cache back."""
+        self._decoder = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has: everything, its own caches included, if these are still valid."""
+        if any(cache.weights != self._fingerprint() for cache in self._caches()):
+            self.invalidate()
+        return vars(self).copy()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over a copy's state; the weights lie elsewhere, and what is cached is theirs."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        for cache in self._caches():
+            cache.weights = self._fingerprint()
+
+    def weights_mark(self) -> int:
+        """Return a number that changes with every in-place update of any weight."""
+        return sum(p._version + p.data_ptr() for p in self.lm.parameters())
+
     def _fingerprint(self) -> int:
         """Return a number that changes with every in-place update of a weight."""
         return sum(p._version + p.data_ptr() for p in self._watched)
@@ -260,14 +304,6 @@ class ActionLM(nn.Module):
             raise ValueError(
                 f"{type(lm).__name__} has no separate backbone and output layer; accepted: causal "
                 "language models of transformers such as GPT2LMHeadModel or LlamaForCausalLM"
-            )
-
-    def _check_positions(self) -> None:
-        implementation = getattr(self.lm.config, "_attn_implementation", "eager")
-        if implementation not in ("eager", "sdpa", None):
-            raise ValueError(
-                f"attention implementation {implementation!r} takes no mask of its own; load the "
-                "model with attn_implementation='sdpa' (or 'eager')"
             )
 
     def check_length(self, columns: int) -> None:
@@ -292,24 +328,7 @@ class ActionLM(nn.Module):
         scores = self.lm(input_ids=ids, use_cache=False).logits.float()
         hidden = self.lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
         plain = self.lm.get_output_embeddings()(hidden).float()
-        return self._scale_between(plain, scores)
-
-    def _scale_between(self, plain: Tensor, scores: Tensor) -> float:
-        """Return the factor that makes `plain` the `scores`, or raise a ValueError."""
-        if not bool(torch.isfinite(scores).all()):
-            raise ValueError(
-                f"{type(self.lm).__name__} returns scores that are not finite: its weights are "
-                "damaged, or it diverged in training"
-            )
-        scale = float((scores * plain).sum() / plain.square().sum().clamp(min=1e-30))
-        scale = 1.0 if abs(scale - 1.0) < 1e-3 or not plain.any() else scale
-        tolerance = 1e-4 if self.lm.dtype == torch.float32 else 5e-2
-        if not torch.allclose(plain * scale, scores, rtol=tolerance, atol=tolerance):
-            raise ValueError(
-                f"{type(self.lm).__name__} transforms the scores of its output layer in a way that "
-                "is not supported; accepted: a linear output layer, scaled or not"
-            )
-        return scale
+        return scale_between(self.lm, plain, scores)
 
     def _make_decoder(self, columns: int, device: torch.device) -> CachedDecoder:
         """Return a decoder; if it disagrees with the plain forward pass, turn caching off."""
@@ -321,23 +340,10 @@ class ActionLM(nn.Module):
         )
         window = getattr(self.lm.config, "sliding_window", None)
         fault = f"sliding window of {window} columns" if window and window < columns else ""
-        fault = fault or self._probe_decoder(decoder, device)
+        ids = (self.pad_id, self._fill_id, self._other_id)
+        fault = fault or probe_decoder(decoder, self._encode_last, ids, device)
         if fault:
             self._cacheable = False
             name = type(self.lm).__name__
             logger.warning(f"{name} decodes without a cache, so slowly: {fault}")
         return decoder
-
-    def _probe_decoder(self, decoder: CachedDecoder, device: torch.device) -> str:
-        pad, a, b = self.pad_id, self._fill_id, self._other_id
-        rows = np.array([[pad, a, b, a, pad], [a, b, b, pad, pad]], dtype=np.int64)
-        try:
-            for tokens in (np.where(np.arange(5) < 3, rows, pad), rows):
-                hidden, _ = decoder.last_hidden(tokens, np.arange(2), device)
-            plain, _ = self._encode_last(rows, device)
-            error = float((hidden - plain).abs().max())
-            limit = 1e-3 if plain.dtype == torch.float32 else 0.1
-            close = error <= limit * max(1.0, float(plain.abs().max()))
-        except Exception as problem:  # whatever an unknown architecture raises
-            return f"{type(problem).__name__}: {problem}"
-        return "" if close else f"cached and plain states differ by {error:.2g}"

@@ -13,7 +13,6 @@ linear: rows x columns x layers.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -121,6 +120,10 @@ class CachedDecoder:
         pad_id: marks empty columns.
         fill_id: any id the model knows; stands in for padding in tensors.
         fingerprint: a number that changes when the weights do; a change empties the cache.
+
+    Attributes:
+        weights: the fingerprint when what is cached was computed. A copy has other tensors, hence
+            another one; who copies the model sets it.
     """
 
     def __init__(
@@ -134,7 +137,7 @@ class CachedDecoder:
         self._backbone, self._fingerprint = backbone, fingerprint
         self._pad_id, self._fill_id = pad_id, fill_id
         self._allocate(0, 0)
-        self._weights = -1
+        self.weights = -1
 
     def _allocate(self, rows: int, columns: int) -> None:
         self._plan = SlotPlan()
@@ -148,15 +151,6 @@ class CachedDecoder:
     def invalidate(self) -> None:
         """Forget everything cached; call it when weights changed behind autograd's back."""
         self._cached[:] = 0
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> CachedDecoder:
-        """Return a decoder for the copied model, with an empty cache."""
-        return CachedDecoder(
-            copy.deepcopy(self._backbone, memo),
-            pad_id=self._pad_id,
-            fill_id=self._fill_id,
-            fingerprint=copy.deepcopy(self._fingerprint, memo),
-        )
 
     @torch.inference_mode()
     def last_hidden(self, tokens: Ints, rows: Ints, device: torch.device) -> tuple[Tensor, Ints]:
@@ -172,9 +166,9 @@ class CachedDecoder:
             `(n, d)` states and the `(n,)` columns of the last tokens.
         """
         weights = self._fingerprint()
-        if weights != self._weights:
+        if weights != self.weights:
             self.invalidate()
-            self._weights = weights
+            self.weights = weights
         self._seat(rows, tokens.shape[1])
         n = len(rows)
         filled = tokens != self._pad_id  # (n, L)

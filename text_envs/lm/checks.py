@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from torch import nn
-from transformers import PreTrainedModel
+import torch
+from torch import Tensor, nn
 
-__all__ = ["check_rows", "check_shown"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["check_attention", "check_rows", "check_shown", "scale_between"]
 
 
 def check_rows(lm: PreTrainedModel, rows: int, num_actions: int) -> None:
@@ -30,3 +33,35 @@ def check_shown(lm: PreTrainedModel, highest: int) -> None:
             f"{type(lm).__name__} knows {rows} tokens, the environment's texts hold ids up to "
             f"{highest}: model and environment need the same tokenizer"
         )
+
+
+def check_attention(lm: PreTrainedModel) -> None:
+    """Raise a ValueError if a model's attention takes no mask of its own."""
+    implementation = getattr(lm.config, "_attn_implementation", "eager")
+    if implementation not in ("eager", "sdpa", None):
+        raise ValueError(
+            f"attention implementation {implementation!r} takes no mask of its own; load the "
+            "model with attn_implementation='sdpa' (or 'eager')"
+        )
+
+
+def scale_between(lm: PreTrainedModel, plain: Tensor, scores: Tensor) -> float:
+    """Return the factor that makes `plain`, what an output layer returns, the `scores` of a model.
+
+    Raises:
+        ValueError: there is none, or the scores are not finite.
+    """
+    if not bool(torch.isfinite(scores).all()):
+        raise ValueError(
+            f"{type(lm).__name__} returns scores that are not finite: its weights are "
+            "damaged, or it diverged in training"
+        )
+    scale = float((scores * plain).sum() / plain.square().sum().clamp(min=1e-30))
+    scale = 1.0 if abs(scale - 1.0) < 1e-3 or not plain.any() else scale
+    tolerance = 1e-4 if lm.dtype == torch.float32 else 5e-2
+    if not torch.allclose(plain * scale, scores, rtol=tolerance, atol=tolerance):
+        raise ValueError(
+            f"{type(lm).__name__} transforms the scores of its output layer in a way that "
+            "is not supported; accepted: a linear output layer, scaled or not"
+        )
+    return scale

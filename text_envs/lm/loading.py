@@ -15,22 +15,20 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    PreTrainedModel,
-)
-from transformers.activations import GELUTanh, NewGELUActivation
-from transformers.utils import logging as hf_logging
 
-from text_envs.lm.hub import find_model
+from text_envs.lm.action_lm import ActionLM
+from text_envs.tokens.hub import find_model
 from text_envs.tokens.loading import load_tokenizer
 from text_envs.tokens.protocol import Tokenizer
 from text_envs.tokens.vocabulary import model_folder
+
+# transformers' models take as long to import as all else together, and not everybody loads one.
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["BUNDLED", "freeze", "load_lm", "quietly"]
 
@@ -72,9 +70,11 @@ def load_lm(
             safetensors of the model's own folder.
         TypeError: the argument is of another kind.
     """
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
+
     if isinstance(name_or_path, PreTrainedModel):
         _fuse_gelu(name_or_path)
-        return cast(PreTrainedModel, name_or_path.to(cast(Any, device))).eval(), None
+        return cast("PreTrainedModel", name_or_path.to(cast(Any, device))).eval(), None
     if not isinstance(name_or_path, str | os.PathLike):
         raise TypeError(
             "model must be 'reviews', a folder, a Hub name or a transformers model, got "
@@ -98,17 +98,23 @@ def load_lm(
     tokenizer = _tokenizer_of(source)
     if tokenizer is not None:
         _fit_embeddings(model, tokenizer)
-    return cast(PreTrainedModel, model.to(cast(Any, device))).eval(), tokenizer
+    return cast("PreTrainedModel", model.to(cast(Any, device))).eval(), tokenizer
 
 
 def freeze(module: ModuleT) -> ModuleT:
     """Return a deep copy in evaluation mode whose parameters take no gradient."""
-    return copy.deepcopy(module).eval().requires_grad_(False)
+    frozen = copy.deepcopy(module).eval().requires_grad_(False)
+    for part in frozen.modules():
+        if isinstance(part, ActionLM):  # what a policy was in the midst of, this one is not
+            part.drop_cache()
+    return frozen
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
     """Keep transformers from drawing a progress bar for every file it reads or writes."""
+    from transformers.utils import logging as hf_logging
+
     shown = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:
@@ -175,6 +181,8 @@ def _fit_embeddings(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
 
 def _fuse_gelu(model: PreTrainedModel) -> None:
     """Replace GPT-2's activation, eight operations, by the same function as one operation."""
+    from transformers.activations import GELUTanh, NewGELUActivation
+
     for module in model.modules():
         for name, child in list(module.named_children()):
             if isinstance(child, NewGELUActivation):

@@ -7,18 +7,15 @@ a model of its own, and a small one learns it from demonstrations in minutes on 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    PreTrainedModel,
-)
 
 from text_envs.core.facts import task_of
+
+# transformers' models take as long to import as all else together, and not everybody makes one.
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel, PreTrainedModel
 
 __all__ = ["make_iid_lm", "make_lm"]
 
@@ -58,6 +55,8 @@ def make_lm(
     >>> lm.config.vocab_size, lm.config.n_positions
     (6, 4)
     """
+    from transformers import AutoModelForCausalLM
+
     tokenizer, known = _facts(source)
     columns = known if columns is None else columns
     if columns is None:
@@ -79,10 +78,12 @@ def make_lm(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         lm = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    return cast(PreTrainedModel, lm.eval())
+    return cast("PreTrainedModel", lm.eval())
 
 
 def _gpt2(columns: int, layers: int, width: int, heads: int, ids: dict[str, Any]) -> Any:
+    from transformers import GPT2Config
+
     return GPT2Config(
         n_positions=columns,
         n_embd=width,
@@ -99,6 +100,8 @@ def _gpt2(columns: int, layers: int, width: int, heads: int, ids: dict[str, Any]
 def _llama(columns: int, layers: int, width: int, heads: int, ids: dict[str, Any]) -> Any:
     if width // heads % 2:
         raise ValueError(f"rotary needs an even width / heads, got {width} / {heads}")
+    from transformers import LlamaConfig
+
     return LlamaConfig(
         max_position_embeddings=columns,
         hidden_size=width,
@@ -129,6 +132,8 @@ def make_iid_lm(source: Any, probabilities: Sequence[float], *, seed: int = 0) -
     >>> round(exact.evaluate("text_envs/Toy-v0", lm).mean_return, 3)
     0.514
     """
+    from transformers import GPT2Config, GPT2LMHeadModel
+
     tokenizer, columns = _facts(source)
     if columns is None:
         raise ValueError(f"source must be a task or an environment, got {type(source).__name__}")
@@ -160,7 +165,7 @@ def make_iid_lm(source: Any, probabilities: Sequence[float], *, seed: int = 0) -
         lm.transformer.ln_f.bias.zero_()
         lm.transformer.ln_f.bias[0] = 1.0
         lm.lm_head.weight[:actions, 0] = values.log()
-    return cast(GPT2LMHeadModel, lm.eval())
+    return cast("GPT2LMHeadModel", lm.eval())
 
 
 def _facts(source: Any) -> tuple[Any, int | None]:

@@ -15,6 +15,7 @@ from text_envs.render.visible import one_line
 __all__ = ["ansi", "show"]
 
 _RESET = "\x1b[0m"
+_START = "<start>"  # of a text without a prompt, of which nothing has been written
 _CODES = {
     Role.PROMPT: "\x1b[2m",  # dim
     Role.PREFIX: "\x1b[1;4m",  # bold, underlined
@@ -39,8 +40,10 @@ def ansi(engine: TokenEngine, row: int, *, colour: bool = True) -> str:
     text = "".join(
         _paint(role, list(group), colour) for role, group in groupby(cells, lambda c: c.role)
     )
-    if engine.running[row] or engine.example_index[row] < 0:
+    if engine.example_index[row] < 0:  # before the first reset
         return text
+    if engine.running[row]:
+        return text or _START
     facts = []
     if engine.record is not None and engine.record.finish_reasons[row]:
         facts = [

@@ -29,8 +29,8 @@ class Encoder:
         import torch
         from transformers import AutoConfig, AutoModel, AutoTokenizer, T5EncoderModel
 
-        from text_envs.lm.hub import find_model
         from text_envs.lm.loading import quietly
+        from text_envs.tokens.hub import find_model
 
         with quietly():
             source = find_model(source)

@@ -169,8 +169,8 @@ def _load(spec: str, model: str) -> tuple[Any, Any]:
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        from text_envs.lm.hub import find_model
         from text_envs.lm.loading import quietly
+        from text_envs.tokens.hub import find_model
     except ImportError as error:
         raise ImportError(
             f"reward {spec!r} needs torch and transformers: pip install 'text_envs[agents]'"

@@ -270,7 +270,7 @@ def _safe_sentences(model: str) -> str:
     Raises:
         ValueError: the folder asks for code of its own, or holds pickles.
     """
-    from text_envs.lm.hub import check_weights, find_model
+    from text_envs.tokens.hub import check_weights, find_model
 
     # A name without an owner is one of the package's own models.
     named = model if "/" in model or Path(model).exists() else f"sentence-transformers/{model}"

@@ -64,7 +64,7 @@ def check_same_seed(env_id: str, **kwargs: Any) -> None:
         for row, env in enumerate(singles):
             assert np.array_equal(observations[row], env.reset(seed=11 + row)[0])
         ended = np.zeros(3, dtype=bool)
-        for actions in random_actions(vector, batch.num_envs, seed=0):
+        for actions in random_actions(batch, batch.num_envs, seed=0):
             observations, rewards, terminated, truncated, _ = batch.step(actions)
             for row, env in enumerate(singles):
                 if mode == "NEXT_STEP" and ended[row]:
@@ -83,7 +83,7 @@ def check_state_round_trip(env_id: str, **kwargs: Any) -> None:
     """From a saved state the rows go on exactly as they did, random draws included."""
     batch = _vector(env_id, num_envs=4, **kwargs)
     batch.reset(seed=3)
-    actions = list(random_actions(vector, batch.num_envs, seed=1))
+    actions = list(random_actions(batch, batch.num_envs, seed=1))
     for action in actions[:7]:
         batch.step(action)
     state = pickle.loads(pickle.dumps(batch.get_state()))
@@ -106,7 +106,7 @@ def check_ledger(env_id: str, **kwargs: Any) -> None:
             env.reset()
     batch = _vector(env_id, num_envs=5, **kwargs)
     batch.reset(seed=2)
-    for actions in random_actions(vector, batch.num_envs, seed=2):
+    for actions in random_actions(batch, batch.num_envs, seed=2):
         _, rewards, _, _, infos = batch.step(actions)
         terms = infos["reward_terms"]
         total = sum(terms[name] for name in terms if not name.startswith("_"))
@@ -147,7 +147,7 @@ def check_no_shared_arrays(env_id: str, **kwargs: Any) -> None:
     batch = _vector(env_id, num_envs=3, **kwargs)
     kept = [batch.reset(seed=8)[0]]
     copies = [kept[0].copy()]
-    for actions in random_actions(vector, batch.num_envs, seed=8):
+    for actions in random_actions(batch, batch.num_envs, seed=8):
         observations, rewards, _, _, _ = batch.step(actions)
         kept += [observations, rewards]
         copies += [observations.copy(), rewards.copy()]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import pickle
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 from numpy.typing import NDArray
+
+from text_envs.tokens.protocol import Tokenizer
 
 __all__ = ["STEPS", "check_gymnasium", "check_spec_round_trip", "random_actions", "same", "single",
            "vector"]  # fmt: skip
@@ -29,7 +31,16 @@ def vector(env_id: str, **kwargs: Any) -> Any:
     return gym.make_vec(env_id, vectorization_mode="vector_entry_point", **kwargs).unwrapped
 
 
-def random_actions(env: Any, count: int, seed: int) -> NDArray[np.int64]:
+class Tokenized(Protocol):
+    """An environment of any kind."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What turns ids into text."""
+        ...
+
+
+def random_actions(env: Tokenized, count: int, seed: int) -> NDArray[np.int64]:
     """Return random tokens `(STEPS, count)`, the end of text one in ten in any vocabulary."""
     rng = np.random.default_rng(seed)
     words = rng.integers(env.tokenizer.num_actions, size=(STEPS, count))

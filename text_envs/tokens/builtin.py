@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from text_envs.tokens import chars
 from text_envs.tokens.words import BOS, EOS, PAD, UNK, has_word_rules, join, pieces, split, to_json
 
 __all__ = ["CharTokenizer", "WordTokenizer"]
@@ -91,6 +92,28 @@ class CharTokenizer(_BuiltinTokenizer):
     def decode(self, ids: Iterable[int]) -> str:
         """Return the characters of `ids`; an unknown one shows as the replacement character."""
         return "".join(map(self._pieces.__getitem__, ids))
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> CharTokenizer:
+        """Read a `tokenizer.json` that `save` wrote, or the folder that holds one.
+
+        Raises:
+            ValueError: the file was not written by `save`.
+        """
+        file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not chars.has_char_rules(content):
+            raise ValueError(f"{file} is no alphabet of CharTokenizer")
+        ids: dict[str, int] = content["model"]["vocab"]
+        tokenizer = cls("".join(sorted(ids, key=ids.__getitem__)[:-4]))
+        if tokenizer._ids != ids:
+            raise ValueError(f"{file} does not end with {EOS} {PAD} {BOS} {UNK}")
+        return tokenizer
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a `tokenizer.json` that `from_file` and `transformers` both read."""
+        text = json.dumps(chars.to_json(self._ids), ensure_ascii=False, indent=1)
+        Path(path).write_text(text + "\n", encoding="utf-8")
 
     def __repr__(self) -> str:
         return f"CharTokenizer({len(self.words)} characters)"

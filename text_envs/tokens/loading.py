@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from text_envs.tokens.assets import ASSETS
-from text_envs.tokens.builtin import WordTokenizer
+from text_envs.tokens.builtin import CharTokenizer, WordTokenizer
+from text_envs.tokens.chars import has_char_rules
 from text_envs.tokens.hf import HFTokenizer
+from text_envs.tokens.hub import find_name
 from text_envs.tokens.padding import with_padding
 from text_envs.tokens.protocol import Tokenizer
 from text_envs.tokens.vocabulary import model_folder
@@ -54,8 +56,11 @@ def load_tokenizer(spec: object, *, add_padding: bool = False) -> Tokenizer:
         return _bundled("reviews")
     spec = model_folder(spec)
     file = Path(spec) / "tokenizer.json" if Path(spec).is_dir() else Path(spec)
-    if file.is_file() and has_word_rules(json.loads(file.read_text(encoding="utf-8"))):
+    content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if has_word_rules(content):
         return WordTokenizer.from_file(file)
+    if content and has_char_rules(content):
+        return CharTokenizer.from_file(file)
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
@@ -64,7 +69,9 @@ def load_tokenizer(spec: object, *, add_padding: bool = False) -> Tokenizer:
             "pip install 'text_envs[agents]'"
         ) from error
     try:
-        found = AutoTokenizer.from_pretrained(os.fspath(spec), trust_remote_code=False)
+        name = os.fspath(spec)
+        place = name if Path(name).exists() else find_name(name, "tokenizer_config.json")
+        found = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError) as error:  # which of the two depends on how the name fails
         raise ValueError(
             f"no tokenizer {str(spec)!r}: it is neither 'reviews', nor a folder with a tokenizer, "

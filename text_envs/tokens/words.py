@@ -11,7 +11,18 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["BOS", "EOS", "PAD", "UNK", "has_word_rules", "join", "pieces", "split", "to_json"]
+__all__ = [
+    "BOS",
+    "EOS",
+    "PAD",
+    "UNK",
+    "frame",
+    "has_word_rules",
+    "join",
+    "pieces",
+    "split",
+    "to_json",
+]
 
 EOS, PAD, BOS, UNK = "<eos>", "<pad>", "<bos>", "<unk>"
 
@@ -76,6 +87,16 @@ def split(text: str) -> list[str]:
 
 def to_json(ids: Mapping[str, int]) -> dict[str, Any]:
     """Return the content of a `tokenizer.json` for `ids`, the special tokens among them."""
+    return {
+        **frame(ids),
+        **_rules(),
+        "decoder": _decoder(),
+        "model": {"type": "WordLevel", "vocab": dict(ids), "unk_token": UNK},
+    }
+
+
+def frame(ids: Mapping[str, int]) -> dict[str, Any]:
+    """Return what the files of words and of characters share: special tokens, the begin token."""
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     begin = {"id": BOS, "ids": [ids[BOS]], "tokens": [BOS]}
     return {
@@ -86,7 +107,6 @@ def to_json(ids: Mapping[str, int]) -> dict[str, Any]:
             {"id": ids[word], "content": word, "special": True, **flags}
             for word in (EOS, PAD, BOS, UNK)
         ],
-        **_rules(),
         "post_processor": {
             "type": "TemplateProcessing",
             "single": [
@@ -96,8 +116,6 @@ def to_json(ids: Mapping[str, int]) -> dict[str, Any]:
             "pair": [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"],
             "special_tokens": {BOS: begin},
         },
-        "decoder": _decoder(),
-        "model": {"type": "WordLevel", "vocab": dict(ids), "unk_token": UNK},
     }
 
 

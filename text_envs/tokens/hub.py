@@ -19,7 +19,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-__all__ = ["check_weights", "find_model"]
+__all__ = ["check_weights", "find_model", "find_name"]
 
 _PATIENCE = 2.0  # seconds
 _INDEX = "model.safetensors.index.json"
@@ -37,11 +37,31 @@ def find_model(name: str | os.PathLike[str]) -> str:
             and has not been asked for this model before.
     """
     name = os.fspath(name)
-    if Path(name).is_dir():
-        check_weights(Path(name))
-        return name
-    if Path(name).exists():
+    if Path(name).exists() and not Path(name).is_dir():
         raise ValueError(f"{name!r} is a file; accepted: the folder of a model, a name of the Hub")
+    found = find_name(name, "config.json")
+    if Path(found).is_dir():
+        check_weights(Path(found))
+    else:
+        _check_remote_index(found)
+    return found
+
+
+def find_name(name: str, file: str) -> str:
+    """Return a folder as it is, and of a name of the Hub whether it can be asked for.
+
+    Args:
+        name: a folder, or a name of the Hub.
+        file: what shows that it was downloaded before.
+
+    Returns:
+        the name, or the folder of an earlier download.
+
+    Raises:
+        ValueError: it is neither, or the Hub cannot be reached and was not asked for it before.
+    """
+    if Path(name).is_dir():
+        return name
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils._validators import validate_repo_id
@@ -52,15 +72,12 @@ def find_model(name: str | os.PathLike[str]) -> str:
         raise ValueError(
             f"there is no folder {name!r}, and it cannot be a name of the Hub (owner/model)"
         ) from None
-    cached = try_to_load_from_cache(name, "config.json")
+    cached = try_to_load_from_cache(name, file)
     offline = bool(constants.HF_HUB_OFFLINE)
     if not offline and _answers(constants.ENDPOINT):
-        _check_remote_index(name)
         return name
     if isinstance(cached, str):
-        folder = Path(cached).parent
-        check_weights(folder)
-        return str(folder)
+        return str(Path(cached).parent)
     why = "HF_HUB_OFFLINE is set" if offline else f"{constants.ENDPOINT} cannot be reached"
     raise ValueError(
         f"there is no folder {name!r}, and the Hub cannot be asked for it: {why} and the model was "
