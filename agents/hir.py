@@ -166,8 +166,9 @@ class HIR(HindsightAlgorithm):
         "Seq2SeqPolicy": InstructedSeq2SeqPolicy,
         "InstructedSeq2SeqPolicy": InstructedSeq2SeqPolicy,
     }
-    fixed = frozenset({"instructions", "levels", "negatives", "part_judge", "parts"})
+    fixed = frozenset({"instructions", "levels", "part_judge", "parts"})
     batch_size: Any = counting()
+    negatives: Any = Setting(lambda x: x in NEGATIVES, f"one of {', '.join(NEGATIVES)}")
     n_epochs: Any = counting()
     contrastive_coef: Any = weighing()
     label_smoothing: Any = Setting(lambda x: 0 <= x < 1, "in [0, 1)")
@@ -226,11 +227,7 @@ class HIR(HindsightAlgorithm):
         policy_kwargs = with_weight_decay(kwargs.get("policy_kwargs"), weight_decay)
         if env is not None:
             env = as_vec_env(env, kwargs.get("num_envs"), n_episodes or _ENVS, group_size)
-            if negatives == "batch" and inner(env, "task").multi_turn:
-                raise ValueError(
-                    "negatives='batch' puts the text of one question behind another one, and here "
-                    "texts hold the replies of their own turns; accepted: 'opposite'"
-                )
+            _check_negatives(negatives, env)
             policy_kwargs = self.prepare(env, policy_kwargs)
         kwargs["policy_kwargs"] = policy_kwargs
         if n_episodes is None:
@@ -248,6 +245,8 @@ class HIR(HindsightAlgorithm):
     def changed(self, name: str) -> None:
         """Bring a changed setting to what depends on it; an error puts the old value back."""
         super().changed(name)
+        if name == "negatives" and self.env is not None:
+            _check_negatives(self.negatives, self.env)
         if name == "weight_decay":
             set_weight_decay(self.policy, self.weight_decay)
 
@@ -323,3 +322,11 @@ class HIR(HindsightAlgorithm):
             )
 
     nothing_hint: ClassVar[str] = "; all were cut off before their end"
+
+
+def _check_negatives(negatives: str, env: Any) -> None:
+    if negatives == "batch" and inner(env, "task").multi_turn:
+        raise ValueError(
+            "negatives='batch' puts the text of one question behind another one, and here "
+            "texts hold the replies of their own turns; accepted: 'opposite'"
+        )
