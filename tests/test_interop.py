@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from text_envs import exact
+
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "examples" / "interop"
 sys.path.insert(0, str(FOLDER))
@@ -25,6 +27,14 @@ def test_the_page_is_what_the_rows_say() -> None:
     for row in rows.values():
         assert row["command"].startswith("python examples/interop/run.py --only")
         assert row["status"] == "ok" or row["reason"]
+
+
+def test_the_returns_that_the_page_compares_with_are_exact() -> None:
+    best = exact.solve("text_envs/Toy-v0").value
+    random = exact.solve("text_envs/Toy-v0", beta=1e6).value  # so dear that nothing is changed
+    assert f"`Toy-v0` is {best}, that of uniformly random words {random:.2f}." in " ".join(
+        interop.INTRODUCTION.split()
+    )
 
 
 @pytest.mark.parametrize("name", interop.RECIPES)

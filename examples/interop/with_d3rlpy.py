@@ -98,6 +98,7 @@ def read(dataset: minari.MinariDataset) -> d3rlpy.dataset.MDPDataset:
 
 def run(episodes: int, steps: int, trials: int, seed: int) -> dict[str, float]:
     """Export, train both algorithms and return mean returns."""
+    torch.set_num_threads(1)
     d3rlpy.seed(seed)
     recorded = datasets.recipe("maze-walks", episodes, seed=seed, layout=LAYOUT)
     exported = datasets.to_minari(recorded, "maze/u-walks-v0")
