@@ -79,7 +79,7 @@ def test_commands_of_play() -> None:
 
 def test_check_passes_and_fails() -> None:
     code, text = run("check", "Toy-v0")
-    assert code == 0 and text.count("ok ") == 10 and "no checks failed" in text
+    assert code == 0 and text.count("ok ") == 14 and "no checks failed" in text
     code, text = run("check", "Toy-v0", "--kwargs", '{"reward": "constant"}')
     assert code == 0
 

@@ -308,7 +308,7 @@ def test_a_guide_that_fails_within_a_step_loses_nothing(mode: str) -> None:
     guide.broken = True
     _, rewards, terminated, _, infos = env.step(np.array([EOS, A]))
     if mode == "NEXT_STEP":
-        assert infos["finish_reason"].tolist() == ["stop", None]
+        assert infos["finish_reason"].tolist() == ["stop", ""]
         assert rewards.tolist() == [1.5, 0.0]
         observations, rewards, terminated, _, infos = env.step(np.array([A, EOS]))
         assert rewards.tolist() == [0.0, 0.5] and terminated.tolist() == [False, True]

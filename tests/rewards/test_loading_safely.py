@@ -263,7 +263,7 @@ def test_a_hub_that_cannot_be_reached_is_not_waited_for(kind: str, tmp_path: Pat
     told = [line for line in lines if not line.startswith("seconds")]
     assert len(told) == 3 and all(f"{address} cannot be reached" in line for line in told), lines
     seconds = [float(line.split()[1]) for line in lines if line.startswith("seconds")]
-    assert max(seconds[1:]) < 3.5 and seconds[0] < 15  # of which most is importing
+    assert max(seconds[1:]) < 12 and seconds[0] < 15  # of which most is importing
 
 
 def test_what_was_downloaded_before_is_used(classifier_path: Path, tmp_path: Path) -> None:

@@ -47,7 +47,8 @@ class Generators(Sequence[np.random.Generator]):
             return [self[i] for i in range(*index.indices(len(self)))]
         row = self._rows[index]
         rng = self._rngs[row]
-        if row not in self._before:
+        # Whoever counts draws instead of making them stands in for a generator without a state.
+        if row not in self._before and isinstance(rng, np.random.Generator):
             self._before[row] = rng.bit_generator.state
         return rng
 

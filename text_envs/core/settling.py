@@ -171,7 +171,7 @@ class SettledRows(TokenRows):
         ledger, details = score_with_details(self.reward_model, outcome.episodes)
         self.detail_names = tuple(dict.fromkeys((*self.detail_names, *details)))
         for name, numbers in details.items():
-            outcome.details[name] = np.full(self.num_envs, np.nan)
+            outcome.details[name] = np.zeros(self.num_envs)
             outcome.details[name][ended] = numbers
         paid = dict(zip(self._keys(ledger), ledger.values(), strict=True))
         if not paid.keys() <= outcome.terms.keys():  # columns that the model does not name

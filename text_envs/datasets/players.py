@@ -179,7 +179,7 @@ class _SingleRow:
                     row=0,
                     tokens=self.engine.tokens[0].copy(),
                     roles=self.engine.roles(rows)[0],
-                    finish_reason=info.get("finish_reason", "truncated"),
+                    finish_reason=info.get("finish_reason") or "truncated",
                     example_index=int(self.engine.example_index[0]),
                     truncated=bool(truncated and not terminated),
                 )
@@ -252,7 +252,7 @@ class _VecRows:
             row=row,
             tokens=tokens,
             roles=self._roles(tokens, self.written[row]) if roles is None else roles,
-            finish_reason=info.get("finish_reason", "truncated"),
+            finish_reason=info.get("finish_reason") or "truncated",
             example_index=int(info.get("example_index", self.examples[row])),
             truncated=bool(info.get("TimeLimit.truncated", False)),
         )

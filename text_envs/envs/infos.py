@@ -6,7 +6,7 @@
 | `reward_terms` | all terms of the ledger, 0 where nothing was paid | what was paid |
 | `finish_reason`, `text` | "" | why it ended, what was written behind the prompt |
 | `roles` | `(L,)` int8, all 0 | who wrote each column |
-| `reward_details` | NaN, once a reward model has told any | what the reward model tells |
+| `reward_details` | 0, once a reward model has told any | what the reward model tells |
 | `prefix_length` | at a reset with a start plug-in | |
 
 Batches stack them as Gymnasium does: `key` has a value a row, `_key` says for which rows it was
@@ -46,7 +46,7 @@ def row_info(engine: TokenEngine, outcome: Outcome | None = None) -> dict[str, A
     if engine.detail_names:
         details = {} if outcome is None else outcome.details
         info["reward_details"] = {
-            name: float(details[name][0]) if name in details else float("nan")
+            name: float(details[name][0]) if name in details else 0.0
             for name in engine.detail_names
         }
     return info
@@ -105,7 +105,7 @@ def _put_ends(infos: dict[str, Any], engine: TokenEngine, outcome: Outcome | Non
         told = {} if outcome is None else outcome.details
         details: dict[str, Any] = {}
         for name in engine.detail_names:
-            values = np.full(count, np.nan)
+            values = np.zeros(count)
             if name in told:
                 values[ended] = told[name][ended]
             put(details, name, values, ended.copy())
