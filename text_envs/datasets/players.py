@@ -247,11 +247,11 @@ class _VecRows:
 
     def _end(self, row: int, info: dict[str, Any]) -> End:
         tokens = np.array(self._tokens(info["terminal_observation"]))
-        roles = info.get("roles")
+        roles = info.get("roles", 0)  # all 0 where the environment itself saw no end
         return End(
             row=row,
             tokens=tokens,
-            roles=self._roles(tokens, self.written[row]) if roles is None else roles,
+            roles=self._roles(tokens, self.written[row]) if not np.any(roles) else roles,
             finish_reason=info.get("finish_reason") or "truncated",
             example_index=int(info.get("example_index", self.examples[row])),
             truncated=bool(info.get("TimeLimit.truncated", False)),
