@@ -35,7 +35,7 @@ RECIPES: Mapping[str, tuple[str, str]] = {
     "gymnasium": ("Gymnasium", "with_gymnasium.py"),
     "stable-baselines3": ("Stable-Baselines3", "with_sb3.py"),
     "sb3-contrib": ("sb3-contrib", "with_sb3_contrib.py"),
-    "cleanrl-style": ("CleanRL's style", "with_plain_torch.py"),
+    "cleanrl-style": ("torch, in CleanRL's style", "with_plain_torch.py"),
     "tianshou": ("Tianshou", "with_tianshou.py"),
     "torchrl": ("TorchRL", "with_torchrl.py"),
     "rllib": ("RLlib", "with_rllib.py"),
@@ -48,6 +48,10 @@ INTRODUCTION = """# Other libraries
 Written by `python examples/interop/run.py` (`make interop`) from interop.json beside it. Each
 library has a virtual environment of its own; its recipe in `examples/interop` is short enough to
 copy. The best mean return of `Toy-v0` is 1.5, that of uniformly random words 0.54.
+
+A row says that a library works with these environments, not how well a method does: settings were
+adjusted until a recipe worked, MaskablePPO's on the very seeds shown. Rows are kept until their
+recipe runs again, so they can be of different commits.
 """
 
 
@@ -68,6 +72,7 @@ def constraints_for(constraints: str, requirements: str) -> str:
 def last_words(text: str, limit: int | None = 300) -> str:
     """Return the line of an output that says most about why it ended: pip's error, or the last."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.replace(os.fspath(ROOT), ".") for line in lines]  # the page is for everybody
     errors = [line for line in lines if line.startswith("ERROR:")]
     return (errors or lines or ["no output"])[0 if errors else -1][:limit]
 
@@ -138,7 +143,8 @@ def render(rows: Mapping[str, Mapping[str, Any]]) -> str:
         cells = [library, version, gym, ran.strip(), result, seeds, str(row.get("seconds", ""))]
         table.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     places = dict.fromkeys(row["machine"] for row in rows.values())
-    return "\n".join([INTRODUCTION, *table, "", "Machine: " + "; ".join(places) + ".", ""])
+    note = "Seconds are of the recipe alone, and depend on what else runs there."
+    return "\n".join([INTRODUCTION, *table, "", f"Machine: {'; '.join(places)}. {note}", ""])
 
 
 def machine() -> str:

@@ -58,7 +58,9 @@ def main() -> None:
                 returns = [train(algorithm, task, seed, **kwargs) for seed in SEEDS]
                 means[name] = f"{np.mean(returns):.2f} ± {np.std(returns, ddof=1):.2f}"
             words = ", ".join(f"{name} {value}" for name, value in means.items())
-            cells.append(f"{algorithm.__name__} on {task}: {words}")
+            given = ", ".join(f"{name}={value}" for name, value in TASKS[task][0].items())
+            label = f"{task} ({given})" if given else task
+            cells.append(f"{algorithm.__name__} on {label}: {words}")
     ran = ("DQN", "A2C", "`MlpPolicy` alone and with `IdEmbedding`")
     finish("stable-baselines3", ran, "; ".join(cells) + f" ({len(SEEDS)} seeds, ± sd)", SEEDS)
 
