@@ -124,8 +124,9 @@ def check_tensorboard(log: Any) -> None:
 
 
 def check_total(name: str, value: Any) -> None:
-    """Raise a ValueError unless `value` is a number of steps."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0
+    """Raise a ValueError unless `value` is a number of steps; 1e5, as many write it, is one."""
+    number = isinstance(value, int | float | np.integer | np.floating)
+    whole = number and not isinstance(value, bool) and value >= 0 and value % 1 == 0
     require(name, value, bool(whole), "a finite number of steps, an integer of at least 0")
 
 

@@ -136,12 +136,16 @@ def small(**kwargs: Any) -> Any:
     return agents.PPO("CausalLMPolicy", TOY, **(given | kwargs))
 
 
-@pytest.mark.parametrize("value", [-1, 2.5, "100", None, True, float("nan")])
+@pytest.mark.parametrize("value", [-1, 2.5, "100", None, True, float("nan"), float("inf")])
 def test_how_long_to_learn(value: Any) -> None:
     agent = small()
     with pytest.raises(ValueError, match="total_timesteps must be a finite number of steps"):
         agent.learn(value)
     assert agent._last_obs is None, "nothing was done"
+
+
+def test_whole_floats_are_lengths() -> None:
+    assert small().learn(3e1).num_timesteps >= 30
 
 
 @pytest.mark.parametrize("value", ["x", 3, ["x"], [3], [None], {"a": 1}])
