@@ -22,6 +22,14 @@ TESTS = Path(__file__).parent.parent
 TEXTS = ["good film", "bad film", "a dog runs", "a cat"]
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard() -> Any:
+    """Python leaves SIGINT ignored where it was started so, as jobs in the background are."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Hanging:
     """Answers the first requests and stalls the others until it is `free`."""
 
@@ -103,11 +111,11 @@ def test_a_program_interrupted_from_outside_ends(name: str, number: int, caught:
         program = textwrap.dedent(PROGRAM).format(
             tests=str(TESTS), name=name, kwargs=kwargs, texts=TEXTS, caught=caught
         )
-        if number == signal.SIGTERM:  # any exception may come out of a handler
-            program = (
-                "import signal, sys\n"
-                "signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))\n" + program
-            )
+        # Set in the program itself: as above; and any exception may come out of a handler.
+        handler = {
+            signal.SIGINT: "signal.default_int_handler", signal.SIGTERM: "lambda *_: sys.exit(3)",
+        }[signal.Signals(number)]  # fmt: skip
+        program = f"import signal, sys\nsignal.signal({int(number)}, {handler})\n" + program
         running = subprocess.Popen(
             [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True, env={**os.environ, "PYTHONPATH": str(TESTS.parent)},
