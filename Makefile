@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser check lint types bench bench-peers studies interop assets clean
+.PHONY: help install demo test test-long test-browser check lint types bench bench-peers studies interop assets clean
 
 help:
 	@echo "make demo         train PPO on movie reviews and show before and after (under 3 minutes)"
 	@echo "make test         run the tests (under 10 minutes on 2 cores)"
+	@echo "make test-long    run studies, benchmarks and recipes at their smallest size (5 minutes)"
 	@echo "make test-browser open pages in headless Chromium; installs it on Debian where it is missing"
 	@echo "make check        lint, types and tests"
 	@echo "make bench        measure speed and memory as ratios; writes docs/results/benchmark.json"
@@ -31,7 +32,11 @@ demo: $(INSTALLED)
 	$(BIN)/python examples/quickstart.py
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long"
+
+# Studies, benchmarks and recipes at their smallest size: what they find is no matter of a test.
+test-long: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m long
 
 # `make test` runs these too, but skips them where there is no Chromium.
 test-browser: $(INSTALLED)
@@ -54,7 +59,7 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
-check: lint types test
+check: lint types test test-long
 
 bench: $(INSTALLED)
 	$(BIN)/python examples/benchmark.py

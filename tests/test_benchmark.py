@@ -27,6 +27,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return json.loads(out.read_text(encoding="utf-8"))
 
 
+@pytest.mark.long
 def test_every_part_says_where_and_how_it_was_measured(
     results: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +83,7 @@ def test_every_part_says_where_and_how_it_was_measured(
         ),
     ],
 )
+@pytest.mark.long
 def test_every_comparison_is_there(results: Any, part: str, pairs: set[tuple[str, str]]) -> None:
     rows = results[part]["rows"]
     assert {(row["ours"], row["against"]) for row in rows} == pairs
@@ -90,6 +92,7 @@ def test_every_comparison_is_there(results: Any, part: str, pairs: set[tuple[str
         assert min(row["speed"], row["other_speed"], row["rounds"]) > 0
 
 
+@pytest.mark.long
 def test_memory_reports_a_line_through_its_points(results: Any) -> None:
     if "points" not in results["memory"]:
         pytest.skip("needs Linux's /proc")

@@ -132,6 +132,7 @@ def row_of(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", ["gymnasium", "cleanrl-style"])
+@pytest.mark.long
 def test_recipes_run_in_the_environment_of_the_tests(name: str) -> None:
     row = row_of(name)
     assert row["version"] and row["ran"] and row["result"]

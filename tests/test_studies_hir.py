@@ -32,6 +32,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return json.loads((folder / "hir.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.long
 def test_every_task_has_every_method(found: Any) -> None:
     pairs = {(line["task"], line["method"]) for line in found["over_seeds"]}
     methods = {"chance", "majority", "base", "PPO", "FARL", "HIR", "SFT"}
@@ -39,6 +40,7 @@ def test_every_task_has_every_method(found: Any) -> None:
     assert {line["method"] for line in found["averages"]} == methods
 
 
+@pytest.mark.long
 def test_sub_outputs_are_left_out_where_answers_have_any(found: Any) -> None:
     pairs = {(line["task"], line["method"]) for line in found["ablation"]}
     assert ("WordSorting", "no sub-output") in pairs
@@ -46,12 +48,14 @@ def test_sub_outputs_are_left_out_where_answers_have_any(found: Any) -> None:
     assert {m for t, m in pairs if t == "GeometricShapes"} >= {"HIR", "no contrast", "no entropy"}
 
 
+@pytest.mark.long
 def test_one_task_gets_more_iterations(found: Any) -> None:
     assert {line["method"] for line in found["longer"]} == {"PPO", "FARL", "HIR"}
     (usual,) = {row["rounds"] for row in found["rows"] if row.get("method") == "SFT"}
     assert all(line["rounds"] == 3 * usual for line in found["longer"])
 
 
+@pytest.mark.long
 def test_the_off_the_shelf_comparison_runs(tmp_path: Path) -> None:
     command = [sys.executable, str(EXAMPLES / "study_her.py"), "--smoke", "--seeds", "1"]
     command += ["--workers", "1", "--work", str(tmp_path), "--out", str(tmp_path / "her.json")]
@@ -66,6 +70,7 @@ def test_the_off_the_shelf_comparison_runs(tmp_path: Path) -> None:
     assert (tmp_path / "her.png").stat().st_size > 10_000
 
 
+@pytest.mark.long
 def test_chance_is_that_of_the_options(found: Any) -> None:
     chance = {x["task"]: x["accuracy"] for x in found["over_seeds"] if x["method"] == "chance"}
     assert chance["LogicalDeductionFive"] == pytest.approx(0.2)

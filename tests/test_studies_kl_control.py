@@ -25,6 +25,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return json.loads((folder / "kl.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.long
 def test_every_method_at_every_beta(found: Any) -> None:
     toy = {(x["method"], x["beta"]) for x in found["over_seeds"] if "Toy" in x["task"]}
     assert toy == {
@@ -36,6 +37,7 @@ def test_every_method_at_every_beta(found: Any) -> None:
     assert reviews == {("DPG", 0.1), *((m, beta) for m in methods for beta in (0.0, 0.1))}
 
 
+@pytest.mark.long
 def test_measures_of_the_posterior_need_a_penalty(found: Any) -> None:
     for line in found["over_seeds"]:
         assert ("kl_pi_p" in line) == ("kl_p_pi" in line) == (line["beta"] > 0)
@@ -44,10 +46,12 @@ def test_measures_of_the_posterior_need_a_penalty(found: Any) -> None:
     assert all({"distinct_1", "self_bleu", "length"} <= line.keys() for line in reviews)
 
 
+@pytest.mark.long
 def test_the_initial_model_is_at_its_own_place(found: Any) -> None:
     first = [line for line in found["over_seeds"] if line["method"] == "initial model"]
     assert all(abs(line["kl_prior"]) < 1e-5 for line in first)
 
 
+@pytest.mark.long
 def test_rows_name_no_place_of_this_machine(found: Any) -> None:
     assert "/tmp" not in json.dumps(found["rows"])

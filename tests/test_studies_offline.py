@@ -29,6 +29,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return json.loads((folder / "offline.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.long
 def test_every_method_has_a_row_of_every_task(results: Any) -> None:
     games = [row for row in results["rows"] if "return" in row]
     for task in ("Wordle", "Comments, noised"):
@@ -42,6 +43,7 @@ def test_every_method_has_a_row_of_every_task(results: Any) -> None:
     assert by_method["random"]["return"] == -6 < by_method["data"]["return"]
 
 
+@pytest.mark.long
 def test_adversarial_rows_and_sweep(results: Any) -> None:
     tests = [row for row in results["rows"] if "accuracy" in row]
     for method in ("ILQL", "exact"):

@@ -18,6 +18,7 @@ from studies import rcfd_measure  # noqa: E402
 from study_rcfd import tuned  # noqa: E402
 
 
+@pytest.mark.long
 def test_quick(tmp_path: Path) -> None:
     out = tmp_path / "rcfd.json"
     done = subprocess.run(

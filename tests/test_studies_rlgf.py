@@ -25,6 +25,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return json.loads((folder / "rlgf.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.long
 def test_every_task_has_every_method(found: Any) -> None:
     pairs = {(line["task"], line["method"]) for line in found["over_seeds"]}
     methods = {"SFT", "guide", "PPO", "PPO++", "AggreVaTeD", "LOLS", "D2LOLS"}
@@ -33,6 +34,7 @@ def test_every_task_has_every_method(found: Any) -> None:
     assert [line["beta"] for line in found["over_betas"]] == [0.0, 0.3, 0.6, 0.9]
 
 
+@pytest.mark.long
 def test_tasks_are_judged_by_more_than_their_reward(found: Any) -> None:
     wanted = {
         "Reviews": {"vader", "perplexity", "distinct_1", "distinct_2"},
@@ -44,6 +46,7 @@ def test_tasks_are_judged_by_more_than_their_reward(found: Any) -> None:
         assert wanted[line["task"]] <= set(line), line
 
 
+@pytest.mark.long
 def test_the_price_of_the_guide_is_told(found: Any) -> None:
     for line in found["over_seeds"]:
         if line["method"] in ("SFT", "guide"):
@@ -56,5 +59,6 @@ def test_the_price_of_the_guide_is_told(found: Any) -> None:
     assert max(tokens) < 4 * min(tokens)  # of one or two iterations; a full study differs by 1%
 
 
+@pytest.mark.long
 def test_no_path_of_a_machine_is_kept(found: Any) -> None:
     assert "/agent" not in json.dumps(found)
