@@ -1,4 +1,4 @@
-"""Masks of actions: right, readable by others, nobody's to write in, and cheap at 50,000 actions."""
+"""Masks of actions: right, readable by others, nobody's to write in, cheap at 50,000 actions."""
 
 from __future__ import annotations
 

@@ -40,9 +40,7 @@ def _stepping(task: Task, num_envs: int, action_mask: bool, steps: int, seed: in
     """Return what steps a vector environment, or with 0 rows the single one, and its speed."""
     actions = np.random.default_rng(seed).integers(ACTIONS, size=(steps, max(num_envs, 1)))
     if num_envs:
-        rows = TokenVectorEnv(
-            task, num_envs=num_envs, reward="length", action_mask=action_mask
-        )
+        rows = TokenVectorEnv(task, num_envs=num_envs, reward="length", action_mask=action_mask)
         rows.reset(seed=seed)
 
         def run() -> float:

@@ -154,15 +154,13 @@ def lm_scores(
     """
     import torch
 
+    from text_envs.lm.transfers import last_columns
+
     with torch.inference_mode():
         if rows is not None:
             hidden = actor.decode(tokens, np.asarray(rows))[0]
         else:
-            whole = torch.from_numpy(actor.complete(tokens)).to(actor.lm.device)
-            filled = np.asarray(whole.cpu()) != actor.pad_id
-            last = tokens.shape[1] - 1 - filled[:, ::-1].argmax(axis=1)
-            columns = torch.from_numpy(last[:, None]).to(whole.device)
-            hidden = actor.encode(whole, columns, torch.ones_like(columns, dtype=torch.bool))
+            hidden = actor.encode(*last_columns(actor, torch.from_numpy(tokens)))
         parts = [actor.logits(part).cpu().numpy() for part in hidden.split(chunk)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
