@@ -172,6 +172,5 @@ class TokenRows(OwnsArrays):
         return np.broadcast_to(self._allowed, (self.num_envs, len(self._allowed)))
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Return `mask_of_rows` as booleans; `copy()` gives one to write in."""
-        masks: NDArray[np.bool_] = self.mask_of_rows().view(np.bool_)
-        return masks
+        """Return what each row may write, `(N, num_actions)`, as an array of the caller's own."""
+        return self.mask_of_rows().astype(np.bool_)

@@ -159,7 +159,7 @@ class TokenVecEnv(VecEnv):
     # -- what Stable-Baselines3 asks of the environments behind the batch -------------------------
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Return which tokens each row may write now, `(N, num_actions)`, read-only."""
+        """Return which tokens each row may write now, `(N, num_actions)`."""
         return self.env.action_masks()
 
     def close(self) -> None:

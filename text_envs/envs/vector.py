@@ -291,7 +291,7 @@ class TokenVectorEnv(Face, gym.vector.VectorEnv[Array, Array, Array]):
     # -- the rest of the face ------------------------------------------------------------------
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Return which tokens each row may write now, `(N, num_actions)`, read-only."""
+        """Return which tokens each row may write now, `(N, num_actions)`."""
         return self.engine.action_masks()
 
     def get_state(self) -> dict[str, Any]:

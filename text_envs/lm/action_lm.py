@@ -32,8 +32,6 @@ __all__ = ["ActionLM"]
 
 logger = logging.getLogger(__name__)
 
-Array = NDArray[Any]
-
 _FIXED = {"lm", "num_actions", "num_tokens", "hidden_size", "pad_id", "bos_id", "prompt_length"}
 
 
@@ -196,10 +194,10 @@ class ActionLM(nn.Module):
         shown, at, wanted = on_host(tokens, columns, mask)
         return self._encode(self.complete(shown), at, wanted)
 
-    def _encode(self, tokens: Array, columns: Array, mask: Array) -> Tensor:
-        ids = {"pad_id": self.pad_id, "fill_id": self._fill_id}
-        device = self._bias.device
-        return encode(self.lm.base_model, tokens, columns, mask, **ids, device=device)
+    def _encode(self, tokens: NDArray[Any], columns: NDArray[Any], mask: NDArray[Any]) -> Tensor:
+        ids: Any = {"pad_id": self.pad_id, "fill_id": self._fill_id, "device": self._bias.device}
+        cached = self._cacheable and self._decoder is not None
+        return encode(self.lm.base_model, tokens, columns, mask, **ids, cached=cached)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return scores of the actions `(M, A)` in float32; forbidden ones are minus infinity."""

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from text_envs.lm.pass_through import pass_through
 from text_envs.lm.transfers import rows_at, upload
 
 __all__ = ["encode", "length_groups"]
@@ -39,6 +40,7 @@ def encode(
     pad_id: int,
     fill_id: int,
     device: torch.device,
+    cached: bool = False,
 ) -> Tensor:
     """Return the last layer's states at chosen columns.
 
@@ -50,6 +52,7 @@ def encode(
         pad_id: marks empty columns.
         fill_id: any id the model knows, to fill up rows on the right.
         device: where the model is.
+        cached: the model takes caches of transformers, so that `pass_through` spares a wait.
 
     Returns:
         `(M, d)` in row-major order of the mask.
@@ -72,7 +75,9 @@ def encode(
     states = []
     count = len(batches)
     for ids_there, at in zip(arrays[:count], arrays[count:-1], strict=True):
-        hidden = backbone(input_ids=ids_there, use_cache=False).last_hidden_state  # (b, n, d)
+        given = {"past_key_values": pass_through()} if cached and device.type != "cpu" else {}
+        output = backbone(input_ids=ids_there, use_cache=False, **given)
+        hidden = output.last_hidden_state  # (b, n, d)
         states.append(rows_at(hidden.flatten(0, 1), at))
     if len(states) == 1:
         return states[0]

@@ -66,7 +66,7 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
 
 def remember(tensor: Tensor, array: NDArray[Any]) -> Tensor:
     """Leave with a tensor the host's array of the same numbers; `array` must not be changed."""
-    if tensor.device.type != "cpu":
+    if tensor.device.type != "cpu" and not tensor.is_inference():  # those count no changes
         setattr(tensor, _COPY, (array, tensor._version))
     return tensor
 
@@ -129,7 +129,7 @@ def _known(tensor: Tensor) -> NDArray[Any] | None:
     if tensor.device.type == "cpu":
         return tensor.detach().numpy()
     array, version = getattr(tensor, _COPY, (None, None))
-    return array if version == tensor._version else None
+    return array if array is not None and version == tensor._version else None
 
 
 def _send(tensor: Tensor, device: torch.device) -> Tensor:

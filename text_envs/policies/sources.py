@@ -61,15 +61,16 @@ def is_lm(source: Any) -> bool:
     return isinstance(source, PreTrainedModel | ActionLM)
 
 
-def load_for(tokenizer: Tokenizer, name: str | os.PathLike[str]) -> Any:
-    """Return the language model `name`, see `text_envs.lm.load_lm`.
+def load_for(tokenizer: Tokenizer, name: str | os.PathLike[str], device: Any = "auto") -> Any:
+    """Return the language model `name` on `device`, see `text_envs.lm.load_lm`.
 
     Raises:
-        ValueError: there is none, or it comes with another tokenizer.
+        ValueError: there is none, it comes with another tokenizer, or there is no such device.
     """
     from text_envs.lm import load_lm
+    from text_envs.lm.devices import pick_device
 
-    lm, own = load_lm(name)
+    lm, own = load_lm(name, device=pick_device(device))
     check_tokens(f"policy {os.fspath(name)!r}", own, tokenizer, source=name)
     return lm
 
