@@ -71,6 +71,7 @@ from agents.policies.causal_lm import CausalLMPolicy
 from agents.training.arguments import RecordedArguments, set_weight_decay, with_weight_decay
 from agents.training.offline import OfflineAlgorithm
 from text_envs.datasets import EpisodeDataset
+from text_envs.lm.transfers import taken
 
 __all__ = ["BC", "CloningArguments"]
 
@@ -175,7 +176,7 @@ class BC(OfflineAlgorithm):
 
     def log_probs(self, batch: OfflineBatch) -> Tensor:
         """Return log-probabilities `(M,)` of the actions, smoothed if so asked for."""
-        actor, actions = self.policy.actor, batch.actions[batch.mask]
+        actor, actions = self.policy.actor, taken(batch.actions, batch.mask)
         hidden = self.hidden(batch)
         if self.label_smoothing > 0:
             return smoothed_log_probs(actor.logits(hidden), actions, self.label_smoothing)

@@ -59,6 +59,7 @@ from agents.losses import offline as F
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.training.arguments import ValueArguments
 from agents.training.values import ValueAlgorithm, pad, statistics
+from text_envs.lm.transfers import taken
 
 __all__ = ["CQL"]
 
@@ -97,7 +98,7 @@ class CQL(ValueAlgorithm):
         """Return the loss of a minibatch, and its parts."""
         policy, mask = self.policy, batch.mask
         hidden = policy.critic.encode(batch.tokens, batch.columns, mask)
-        flat, log_probs = policy.critic.q_with_log_probs(hidden, batch.actions[mask])
+        flat, log_probs = policy.critic.q_with_log_probs(hidden, taken(batch.actions, mask))
         q = pad(flat, mask)
         following = mask & ~batch.next_terminal
         with torch.no_grad():

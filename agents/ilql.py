@@ -99,6 +99,7 @@ from agents.policies.value_guided import VARIANTS
 from agents.training.arguments import ValueArguments
 from agents.training.values import ValueAlgorithm, pad, statistics
 from text_envs.episodes.errors import suggest
+from text_envs.lm.transfers import taken
 
 __all__ = ["ILQL"]
 
@@ -185,7 +186,7 @@ class ILQL(ValueAlgorithm):
         if self.variant == "utterance":
             return self._utterance_losses(batch)
         critic, mask = self.policy.critic, batch.mask
-        actions = batch.actions[mask]  # (M,)
+        actions = taken(batch.actions, mask)  # (M,)
         values, acted = self.states_of(batch)
         log_probs = None
         if self.cql_weight > 0:
@@ -271,7 +272,7 @@ class ILQL(ValueAlgorithm):
             return loss, metrics
         actor, mask = self.policy.actor, batch.mask
         hidden = actor.encode(batch.tokens, batch.columns, mask)
-        log_probs, _ = actor.log_probs(hidden, batch.actions[mask])
+        log_probs, _ = actor.log_probs(hidden, taken(batch.actions, mask))
         weights = F.awac_weights(advantages, mask, self.beta_train, self.awac_max_weight)
         metrics["awac_loss"] = F.awac_loss(pad(log_probs, mask), weights, mask)
         metrics["awac_weight"] = masked_mean(weights, mask)

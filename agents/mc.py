@@ -56,6 +56,7 @@ from agents.losses import offline as F
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.training.arguments import ValueArguments
 from agents.training.values import ValueAlgorithm, pad, statistics
+from text_envs.lm.transfers import taken
 
 __all__ = ["MCValues"]
 
@@ -95,7 +96,7 @@ class MCValues(ValueAlgorithm):
         """Return the loss of a minibatch, and its parts."""
         mask = batch.mask
         values, acted = self.states_of(batch)
-        flat, log_probs = self.policy.critic.q_with_log_probs(acted, batch.actions[mask])
+        flat, log_probs = self.policy.critic.q_with_log_probs(acted, taken(batch.actions, mask))
         q = pad(flat, mask)
         last = values.gather(1, batch.lengths[:, None]).squeeze(1)  # 0 where terminated
         returns = F.returns_to_go(batch.rewards, mask, self.gamma, last)

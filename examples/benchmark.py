@@ -22,6 +22,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 PARTS = (
     "env",
+    "actions",
     "rollout",
     "update",
     "control",
@@ -38,6 +39,13 @@ def run_env(args: argparse.Namespace) -> dict[str, Any]:
     from benchmarks import env
 
     return {"threads": 1, "rows": [row.as_dict() for row in env.measure(args.quick, args.seed)]}
+
+
+def run_actions(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the part `actions`."""
+    from benchmarks import actions
+
+    return {"threads": 1, "rows": [row.as_dict() for row in actions.measure(args.quick, args.seed)]}
 
 
 def run_rollout(args: argparse.Namespace) -> dict[str, Any]:
@@ -111,6 +119,7 @@ def run_peers(args: argparse.Namespace) -> dict[str, Any]:
 
 RUNS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "env": run_env,
+    "actions": run_actions,
     "rollout": run_rollout,
     "update": run_update,
     "control": run_control,

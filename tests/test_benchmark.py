@@ -51,6 +51,7 @@ def test_every_part_says_where_and_how_it_was_measured(
                 for against in ("bare numpy loop", "bare loop with infos", "SyncVectorEnv")
             },
         ),
+        ("actions", {("step, action_mask", "step"), ("sample", "softmax, multinomial")}),
         (
             "rollout",
             {

@@ -29,6 +29,7 @@ from torch import Tensor
 from text_envs.episodes.errors import DatasetError
 from text_envs.episodes.store import EpisodeDataset
 from text_envs.episodes.types import Role
+from text_envs.lm.transfers import on_host, to_device
 
 __all__ = ["OfflineBatch", "offline_batch"]
 
@@ -74,7 +75,7 @@ class OfflineBatch:
     @property
     def num_steps(self) -> int:
         """Number of actions of all episodes."""
-        return int(self.mask.sum())
+        return int(on_host(self.mask)[0].sum())
 
     @property
     def state_columns(self) -> Tensor:
@@ -97,8 +98,9 @@ class OfflineBatch:
         """Return the episodes `index`, in that order, cut to the longest of them."""
         at = torch.as_tensor(index, device=self.tokens.device)
         chosen = {f.name: getattr(self, f.name)[at] for f in fields(self)}
-        longest = int(chosen["mask"].sum(dim=1).max()) if len(at) else 0
-        width = int(chosen["last_column"].max()) + 1 if len(at) else self.tokens.shape[1]
+        mask, last = on_host(chosen["mask"], chosen["last_column"])
+        longest = int(mask.sum(axis=1).max()) if len(at) else 0
+        width = int(last.max()) + 1 if len(at) else self.tokens.shape[1]
         chosen["tokens"] = chosen["tokens"][:, :width]
         for name in ("columns", "actions", "rewards", "mask", "turn_ends"):
             chosen[name] = chosen[name][:, :longest]
@@ -106,7 +108,8 @@ class OfflineBatch:
 
     def to(self, device: torch.device | str) -> OfflineBatch:
         """Return the batch with its tensors on `device`."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        moved = {f.name: to_device(getattr(self, f.name), device) for f in fields(self)}
+        return replace(self, **moved)
 
 
 def offline_batch(

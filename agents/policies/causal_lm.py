@@ -30,6 +30,7 @@ from text_envs.lm.action_lm import ActionLM
 from text_envs.lm.checks import check_shown
 from text_envs.lm.likelihood import sample, token_log_probs
 from text_envs.lm.loading import load_lm
+from text_envs.lm.transfers import download, last_columns, on_host, places_of, spread
 from text_envs.tokens.protocol import Tokenizer
 
 if TYPE_CHECKING:
@@ -250,13 +251,13 @@ class CausalLMPolicy(Guarded, ActorCriticPolicy):
         with torch.inference_mode():
             hidden, columns = self.actor.decode(obs, rows)
             actions, log_probs = sample(self.actor.logits(hidden))
-            packed = torch.stack([self._values(hidden), log_probs]).cpu().numpy()
-        if not np.isfinite(packed).all():
+            chosen, values, scores = download(actions, self._values(hidden), log_probs)
+        if not (np.isfinite(values).all() and np.isfinite(scores).all()):
             raise FloatingPointError(
                 "the policy's scores are not finite: training has diverged. Lower the learning "
                 "rate, or stop earlier with target_kl"
             )
-        return actions.cpu().numpy(), packed[0], packed[1], columns
+        return chosen, values, scores, columns
 
     def predict_values(self, obs: PyTorchObs) -> Tensor:
         """Return values `(n, 1)`."""
@@ -276,13 +277,11 @@ class CausalLMPolicy(Guarded, ActorCriticPolicy):
         """Return the state after each observation: cached without gradients, encoded with."""
         tokens = obs.long()
         if not torch.is_grad_enabled():
-            return self.actor.decode(tokens.cpu().numpy())[0]
+            return self.actor.decode(*on_host(tokens))[0]
         return self._encode_last(tokens)
 
     def _encode_last(self, tokens: Tensor) -> Tensor:
-        tokens = torch.from_numpy(self.actor.complete(tokens.cpu().numpy())).to(self.device)
-        last = tokens.shape[1] - 1 - (tokens != self.actor.pad_id).flip(1).int().argmax(dim=1)
-        return self.actor.encode(tokens, last[:, None], torch.ones_like(last[:, None]).bool())
+        return self.actor.encode(*last_columns(self.actor, tokens))
 
     def _choose(self, logits: Tensor, deterministic: bool) -> tuple[Tensor, Tensor]:
         if not deterministic:
@@ -330,13 +329,12 @@ class CausalLMPolicy(Guarded, ActorCriticPolicy):
             outside of the mask.
         """
         hidden = self.actor.encode(tokens, columns, mask)
+        places = places_of(mask)  # (M,)
         log_probs, entropies = self.actor.log_probs(
-            hidden, actions[mask], with_entropy=with_entropy
+            hidden, actions.flatten()[places], with_entropy=with_entropy
         )
-        values = self._values(hidden)
-        padded = torch.zeros(mask.shape, device=mask.device)
         return (
-            padded.masked_scatter(mask, log_probs),
-            padded.masked_scatter(mask, values),
-            None if entropies is None else padded.masked_scatter(mask, entropies),
+            spread(log_probs, places, mask.shape),
+            spread(self._values(hidden), places, mask.shape),
+            None if entropies is None else spread(entropies, places, mask.shape),
         )

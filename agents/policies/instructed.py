@@ -29,6 +29,7 @@ from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.seq2seq import Seq2SeqLM, Seq2SeqPolicy
 from agents.policies.vocabulary import append_tokens
 from text_envs.lm.action_lm import ActionLM
+from text_envs.lm.transfers import last_columns, on_host
 from text_envs.tokens.hf import HFTokenizer
 from text_envs.tokens.protocol import Tokenizer
 
@@ -177,9 +178,11 @@ class Instructed(ActionLM):
         self, tokens: Tensor, columns: Tensor, mask: Tensor, goals: Tensor | None = None
     ) -> Tensor:
         """Return the hidden states `(M, d)` at chosen columns; see `ActionLM.encode`."""
-        given = None if goals is None else goals.cpu().numpy()
-        longer = torch.from_numpy(self.put(tokens.cpu().numpy(), given)).to(tokens.device)
-        return self._encode(longer, columns + self.front, mask)
+        shown, at, wanted, *given = on_host(
+            tokens, columns, mask, *(() if goals is None else (goals,))
+        )
+        longer = self.put(shown, given[0] if given else None)
+        return self._encode(longer, at + self.front, wanted)
 
     def decode(
         self,
@@ -309,14 +312,11 @@ class InstructedPolicy(CausalLMPolicy):
         tokens, goals = _split(obs)
         if torch.is_grad_enabled():
             return self._encode_given(tokens, goals)
-        given = None if goals is None else goals.cpu().numpy()
-        return self._instructed.decode(tokens.cpu().numpy(), None, given)[0]
+        shown, *given = on_host(tokens, *(() if goals is None else (goals,)))
+        return self._instructed.decode(shown, None, given[0] if given else None)[0]
 
     def _encode_given(self, tokens: Tensor, goals: Tensor | None) -> Tensor:
-        tokens = torch.from_numpy(self.actor.complete(tokens.cpu().numpy())).to(self.device)
-        last = tokens.shape[1] - 1 - (tokens != self.actor.pad_id).flip(1).int().argmax(dim=1)
-        mask = torch.ones_like(last[:, None]).bool()
-        return self._instructed.encode(tokens, last[:, None], mask, goals)
+        return self._instructed.encode(*last_columns(self.actor, tokens), goals)
 
 
 class InstructedSeq2SeqPolicy(InstructedPolicy):

@@ -26,6 +26,7 @@ from agents.policies.vocabulary import append_tokens
 from text_envs.lm.action_lm import ActionLM
 from text_envs.lm.checks import check_rows
 from text_envs.lm.loading import load_lm
+from text_envs.lm.transfers import on_host
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -112,9 +113,10 @@ class ReturnConditionedLM(ActionLM):
 
     def encode(self, tokens: Tensor, columns: Tensor, mask: Tensor) -> Tensor:
         """Return the hidden states `(M, d)` at chosen columns; see `ActionLM.encode`."""
-        longer = self.complete(tokens.cpu().numpy())
-        shift = longer.shape[1] - tokens.shape[1]  # 0 where the wanted return was there already
-        return self._encode(torch.from_numpy(longer).to(tokens.device), columns + shift, mask)
+        shown, at, wanted = on_host(tokens, columns, mask)
+        longer = self.complete(shown)
+        shift = longer.shape[1] - shown.shape[1]  # 0 where the wanted return was there already
+        return self._encode(longer, at + shift, wanted)
 
     def decode(
         self, tokens: NDArray[np.int64], rows: NDArray[np.int64] | None = None
@@ -206,6 +208,7 @@ class ReturnConditionedPolicy(CausalLMPolicy):
         self, tokens: Tensor, columns: Tensor, mask: Tensor, returns: Tensor
     ) -> Tensor:
         """Return hidden states `(M, d)` of texts that were told the `returns` `(B,)`."""
+        shown, at, wanted = on_host(tokens, columns, mask)
         levels = self.levels(returns.double().cpu().numpy())
-        longer = self._conditioned.conditioned(tokens.cpu().numpy(), levels)
-        return self.actor.encode(torch.from_numpy(longer).to(tokens.device), columns + 1, mask)
+        longer = self._conditioned.conditioned(shown, levels)
+        return self.actor.encode(*(torch.from_numpy(x) for x in (longer, at + 1, wanted)))

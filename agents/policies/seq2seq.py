@@ -32,6 +32,7 @@ from agents.policies.seq2seq_cache import Read, SideBySide
 from text_envs.lm.action_lm import ActionLM
 from text_envs.lm.checks import scale_between
 from text_envs.lm.loading import load_lm
+from text_envs.lm.transfers import rows_at, upload
 from text_envs.tokens.protocol import Tokenizer
 
 if TYPE_CHECKING:
@@ -150,14 +151,15 @@ class Seq2SeqLM(ActionLM):
 
     # -- as an actor -----------------------------------------------------------------------------
 
-    def _encode(self, tokens: Tensor, columns: Tensor, mask: Tensor) -> Tensor:
-        index = torch.where(mask, columns - (self.split - 1), 0)  # (B, T)
-        fed = int(index.max()) if index.numel() else 0
-        read = self.read(tokens[:, : self.split])
-        texts = self.decoder_input(tokens[:, self.split : self.split + fed])
+    def _encode(self, tokens: NDArray[Any], columns: NDArray[Any], mask: NDArray[Any]) -> Tensor:
+        index = np.where(mask, columns - (self.split - 1), 0)  # (B, T)
+        fed = int(index.max(initial=0))
+        places = np.arange(len(tokens))[:, None] * (fed + 1) + index
+        shown, at = upload(self._bias.device, tokens, places[mask])
+        read = self.read(shown[:, : self.split])
+        texts = self.decoder_input(shown[:, self.split : self.split + fed])
         hidden = self.write(read, texts)  # (B, fed + 1, d); later tokens have no influence
-        row = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(mask)[mask]
-        return hidden[row, index[mask]]
+        return rows_at(hidden.flatten(0, 1), at)
 
     @torch.inference_mode()
     def _decode(

@@ -19,6 +19,7 @@ from agents.losses.offline import keep_top
 from agents.policies.value_networks import ValueTrunk
 from text_envs.lm.action_lm import ActionLM
 from text_envs.lm.likelihood import sample
+from text_envs.lm.transfers import download
 
 __all__ = ["Plans", "Sampled", "judge", "sample_utterances"]
 
@@ -80,10 +81,10 @@ def sample_utterances(policy: Guided, tokens: NDArray[np.int64]) -> Sampled:
         hidden, _ = policy.actor.decode(tokens[live], live)
         logits = keep_top(policy.actor.logits(hidden), policy.top_k, policy.top_p)
         drawn, scores = sample(logits)
-        ids = drawn.cpu().numpy()
+        ids, scored = download(drawn, scores)
         last[live] += 1
         tokens[live, last[live]] = ids
-        log_probs[live] += scores.cpu().numpy()
+        log_probs[live] += scored
         written = last[live] + 1 - first[live]
         going_on = (ids != policy.arguments["eos_id"]) & (last[live] < width - 1)
         live = live[going_on & (written < limit)]

@@ -36,6 +36,7 @@ from text_envs.lm.action_lm import ActionLM
 from text_envs.lm.checks import check_shown
 from text_envs.lm.likelihood import entropy, sample, token_log_probs
 from text_envs.lm.loading import load_lm
+from text_envs.lm.transfers import download, last_columns, on_host, places_of, spread
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -229,12 +230,12 @@ class ValueGuidedPolicy(CausalLMPolicy):
             known = {self.actor: hidden}
             states = cache(lambda lm: known[lm] if lm in known else lm.decode(obs, rows)[0])
             chosen, log_probs = sample(self._guided(states))
-            packed = torch.stack([self._value(states), log_probs]).cpu().numpy()
-        if not np.isfinite(packed).all():
+            tokens, values, scores = download(chosen, self._value(states), log_probs)
+        if not (np.isfinite(values).all() and np.isfinite(scores).all()):
             raise FloatingPointError(
                 "scores or values are not finite: training has diverged. Lower the learning rate"
             )
-        return chosen.cpu().numpy(), packed[0], packed[1], columns
+        return tokens, values, scores, columns
 
     def predict_values(self, obs: PyTorchObs) -> Tensor:
         """Return V(s) `(n, 1)`."""
@@ -249,7 +250,7 @@ class ValueGuidedPolicy(CausalLMPolicy):
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         """Return actions `(n,)`; candidates are sampled, `deterministic` or not."""
         if self.plans is not None:
-            tokens = cast(Tensor, observation).long().cpu().numpy()
+            (tokens,) = on_host(cast(Tensor, observation).long())
             actions, _ = self.plans.next_tokens(self, tokens)
             return torch.from_numpy(actions)
         logits = self._guided(self._states_of(cast(Tensor, observation)))
@@ -278,11 +279,12 @@ class ValueGuidedPolicy(CausalLMPolicy):
         """Score whole episodes under the guided distribution; see `CausalLMPolicy`."""
         states = cache(lambda lm: lm.encode(tokens, columns, mask))
         logits = self._guided(states)
-        padded = torch.zeros(mask.shape, device=mask.device)
+        places = places_of(mask)  # (M,)
+        log_probs = token_log_probs(logits, actions.flatten()[places])
         return (
-            padded.masked_scatter(mask, token_log_probs(logits, actions[mask])),
-            padded.masked_scatter(mask, self._value(states)),
-            padded.masked_scatter(mask, entropy(logits)) if with_entropy else None,
+            spread(log_probs, places, mask.shape),
+            spread(self._value(states), places, mask.shape),
+            spread(entropy(logits), places, mask.shape) if with_entropy else None,
         )
 
     # -- guidance ------------------------------------------------------------------------------
@@ -292,14 +294,12 @@ class ValueGuidedPolicy(CausalLMPolicy):
         tokens = obs.long()
         if torch.is_grad_enabled():
             return self._encoded(tokens)
-        array = tokens.cpu().numpy()
+        (array,) = on_host(tokens)
         return cache(lambda lm: lm.decode(array)[0])
 
     def _encoded(self, tokens: Tensor) -> _States:
-        tokens = torch.from_numpy(self.actor.complete(tokens.cpu().numpy())).to(self.device)
-        last = tokens.shape[1] - 1 - (tokens != self.actor.pad_id).flip(1).int().argmax(dim=1)
-        mask = torch.ones_like(last[:, None], dtype=torch.bool)
-        return cache(lambda lm: lm.encode(tokens, last[:, None], mask))
+        shown = last_columns(self.actor, tokens)
+        return cache(lambda lm: lm.encode(*shown))
 
     def _guided(self, states: _States) -> Tensor:
         """Return the scores `(n, A)` that tokens are sampled from."""

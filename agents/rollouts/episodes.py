@@ -9,6 +9,7 @@ neither fed to the model nor recorded.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -19,6 +20,8 @@ from torch import Tensor
 
 from agents.rollouts.rollout import Rollout
 from text_envs.lm.action_lm import ActionLM
+from text_envs.lm.transfers import on_host, places_of, spread, to_device
+from text_envs.lm.watching import held
 
 __all__ = ["Collected", "TokenPolicy", "collect_episodes", "score"]
 
@@ -94,23 +97,24 @@ def collect_episodes(
     batch = np.arange(num_envs)  # rows in the model's batch; some may have done their share
     stopped = False
     try:
-        while store.open.any() and not stopped:
-            if store.open.sum() <= _KEEP_WHILE * len(batch):
-                batch = np.flatnonzero(store.open)
-            sampled = policy.act(obs[batch], batch)
-            live = store.open[batch]
-            rows = batch[live]
-            chosen, values, log_probs, columns = (x[live] for x in sampled)
-            actions = np.full(num_envs, policy.idle_action)
-            actions[rows] = chosen
-            obs, rewards, starts, infos = env.step(actions)  # type: ignore[assignment]
-            store.write(rows, chosen, values, log_probs, columns, rewards[rows])
-            store.add_terms(rows, infos)
-            dones = starts & store.open  # what the other rows do is nobody's business
-            for row in np.flatnonzero(dones).tolist():
-                store.finish(row, infos[row])
-            step = {"actions": actions, "rewards": rewards, "dones": dones, "infos": infos}
-            stopped = not on_step(step | {"new_obs": obs, "n_tokens": len(rows)})
+        with held(policy):
+            while store.open.any() and not stopped:
+                if store.open.sum() <= _KEEP_WHILE * len(batch):
+                    batch = np.flatnonzero(store.open)
+                sampled = policy.act(obs[batch], batch)
+                live = store.open[batch]
+                rows = batch[live]
+                chosen, values, log_probs, columns = (x[live] for x in sampled)
+                actions = np.full(num_envs, policy.idle_action)
+                actions[rows] = chosen
+                obs, rewards, starts, infos = env.step(actions)  # type: ignore[assignment]
+                store.write(rows, chosen, values, log_probs, columns, rewards[rows])
+                store.add_terms(rows, infos)
+                dones = starts & store.open  # what the other rows do is nobody's business
+                for row in np.flatnonzero(dones).tolist():
+                    store.finish(row, infos[row])
+                step = {"actions": actions, "rewards": rewards, "dones": dones, "infos": infos}
+                stopped = not on_step(step | {"new_obs": obs, "n_tokens": len(rows)})
     except BaseException as error:
         error.partial_rollout = store.rollout(None)  # type: ignore[attr-defined]
         if hasattr(error, "add_note"):
@@ -129,11 +133,14 @@ def score(actor: ActionLM, rollout: Rollout, batch_size: int = 64) -> Tensor:
     One forward pass a sequence; episodes of similar length go together.
     """
     log_probs = torch.zeros_like(rollout.log_probs)
-    for index in rollout.lengths.argsort().split(batch_size):
-        mask = rollout.mask[index]
-        hidden = actor.encode(rollout.tokens[index], rollout.columns[index], mask)
-        flat, _ = actor.log_probs(hidden, rollout.actions[index][mask])
-        log_probs[index] = torch.zeros_like(mask, dtype=flat.dtype).masked_scatter(mask, flat)
+    order = torch.from_numpy(on_host(rollout.mask)[0].sum(axis=1).argsort(kind="stable"))
+    for at in order.split(batch_size):
+        index = to_device(at, log_probs.device)
+        part = replace(rollout, infos=[]).select(index)
+        places = places_of(part.mask)  # (M,)
+        hidden = actor.encode(part.tokens, part.columns, part.mask)
+        flat, _ = actor.log_probs(hidden, part.actions.flatten()[places])
+        log_probs[index, : part.mask.shape[1]] = spread(flat, places, part.mask.shape)
     return log_probs
 
 

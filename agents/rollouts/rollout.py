@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from text_envs.lm.transfers import on_host, remember, to_device
+
 __all__ = ["Rollout"]
 
 # What has one number a step, padded where episodes of several roll-outs come together.
@@ -16,6 +18,9 @@ _STEPWISE = (
     "columns", "actions", "rewards", "mask", "log_probs", "values", "ref_log_probs",
     "policy_mask", "critic_mask",
 )  # fmt: skip
+
+# What decides the shapes of a forward pass: the host keeps its own copy beside the accelerator's.
+_ON_HOST = ("tokens", "columns", "mask", "policy_mask", "critic_mask")
 
 
 @dataclass
@@ -85,8 +90,8 @@ class Rollout:
 
     def to(self, device: torch.device | str) -> Rollout:
         """Return the roll-out with its tensors on `device`."""
-        moved = {
-            f.name: getattr(self, f.name).to(device)
+        moved: dict[str, Any] = {
+            f.name: to_device(getattr(self, f.name), device)
             for f in fields(self)
             if isinstance(getattr(self, f.name), Tensor)
         }
@@ -128,17 +133,21 @@ class Rollout:
 
     def select(self, index: Tensor) -> Rollout:
         """Return the episodes `index` `(b,)`, cut to the longest of them."""
-        longest = int(self.lengths[index].max())
+        at, mask = on_host(index, self.mask)
+        longest = int(mask[at].sum(axis=1).max(initial=0))
         chosen = {}
         for name in (f.name for f in fields(self)):
             value = getattr(self, name)
             if isinstance(value, Tensor):
-                chosen[name] = value[index, :longest] if name in _STEPWISE else value[index]
+                steps = slice(longest) if name in _STEPWISE else slice(None)
+                chosen[name] = value[index] if steps.stop is None else value[index, steps]
+                if name in _ON_HOST and value.device.type != "cpu":
+                    remember(chosen[name], on_host(value)[0][at][:, steps])
         terms = {name: term[index] for name, term in self.reward_terms.items()}
-        infos = [self.infos[i] for i in index.tolist()] if self.infos else []
+        infos = [self.infos[i] for i in at.tolist()] if self.infos else []
         return replace(self, infos=infos, reward_terms=terms, **chosen)
 
     def minibatches(self, size: int) -> Iterator[Tensor]:
         """Yield index tensors `(<= size,)` of a random partition, from torch's generator."""
-        order = torch.randperm(len(self)).to(self.tokens.device)
-        yield from order.split(size)
+        for part in torch.randperm(len(self)).split(size):
+            yield to_device(part, self.tokens.device)

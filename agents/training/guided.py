@@ -101,7 +101,9 @@ class GuidedAlgorithm(EpisodicAlgorithm):
         if self._starts is None:
             if self._guide is None:
                 raise ValueError("guide must be given to learn: a model, a function, 'script:...'")
-            self._starts = GuidedStarts(self._guide, self.beta, guide_kwargs=self.guide_kwargs)
+            self._starts = GuidedStarts(
+                self._guide, self.beta, guide_kwargs=self.guide_kwargs, device=self.device
+            )
         self._starts.bind(engine.task)
         self._starts.beta = self.beta
         return self._starts

@@ -8,6 +8,7 @@ from torch import Tensor
 from agents.data.history import Relabelled
 from agents.losses.hindsight import mean_log_probs
 from agents.policies.instructed import Instructed
+from text_envs.lm.transfers import places_of, spread, taken
 
 __all__ = ["scores_by_goal", "scores_in_batch"]
 
@@ -39,7 +40,7 @@ def scores_by_goal(
     hidden = actor.encode(
         batch.tokens.repeat(times, 1), batch.columns.repeat(times, 1), mask, goals.flatten()
     )
-    actions = batch.actions[batch.mask]  # (M,)
+    actions = taken(batch.actions, batch.mask)  # (M,)
     own, others = hidden[: len(actions)], hidden[len(actions) :]
     log_probs, entropy = actor.log_probs(own, actions, with_entropy=with_entropy)
     if opposite:
@@ -70,4 +71,4 @@ def scores_in_batch(actor: Instructed, batch: Relabelled, prompt_length: int) ->
 
 
 def _padded(values: Tensor, mask: Tensor) -> Tensor:
-    return torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values)
+    return spread(values, places_of(mask), mask.shape)

@@ -23,6 +23,7 @@ from agents.policies.value_guided import ValueGuidedPolicy
 from agents.policies.value_networks import polyak_update
 from agents.training.arguments import RecordedArguments
 from agents.training.offline import OfflineAlgorithm
+from text_envs.lm.transfers import places_of, spread
 
 __all__ = ["States", "ValueAlgorithm", "pad", "statistics"]
 
@@ -134,8 +135,7 @@ class ValueAlgorithm(OfflineAlgorithm):
 
 def pad(flat: Tensor, mask: Tensor) -> Tensor:
     """Return `flat` `(..., M)` at the M places of a mask, `(..., *mask.shape)`, 0 elsewhere."""
-    wide = mask.expand(*flat.shape[:-1], *mask.shape)
-    return torch.zeros(wide.shape, device=flat.device).masked_scatter(wide, flat)
+    return spread(flat, places_of(mask), mask.shape)
 
 
 def statistics(q: Tensor, values: Tensor, targets: Tensor, mask: Tensor) -> dict[str, Tensor]:

@@ -209,12 +209,11 @@ def test_encode_by_groups_equals_encode_one_by_one(
     for row in range(n):
         for _ in range(int(rng.integers(1, 7))):
             rows.append(row, 1)
-    tokens = torch.from_numpy(actor.complete(rows.tokens))
-    filled = tokens != PAD
-    last = COLUMNS - 1 - filled.flip(1).int().argmax(dim=1)
-    columns = torch.stack([torch.full((n,), PROMPT - 1), last], dim=1)
-    mask = torch.from_numpy(rng.random((n, 2)) < 0.8)
-    ids = {"pad_id": PAD, "fill_id": 0}
+    tokens = actor.complete(rows.tokens)
+    last = COLUMNS - 1 - (tokens != PAD)[:, ::-1].argmax(axis=1)
+    columns = np.stack([np.full(n, PROMPT - 1), last], axis=1)
+    mask = rng.random((n, 2)) < 0.8
+    ids = {"pad_id": PAD, "fill_id": 0, "device": torch.device("cpu")}
     together = encode(actor.lm.base_model, tokens, columns, mask, **ids)
     alone = torch.cat(
         [

@@ -54,6 +54,8 @@ class TokenRows(OwnsArrays):
         self._ends_turn = np.array(tokenizer.forbidden, dtype=bool)
         self._any_forbidden = bool(self._ends_turn.any())
         self._ends_turn[tokenizer.eos_id] = True
+        self._allowed = np.array(~np.asarray(tokenizer.forbidden, dtype=bool), dtype=np.int8)
+        self._allowed.flags.writeable = False
 
         self.tokens = np.full((num_envs, self.num_columns), tokenizer.pad_id, dtype=np.int64)
         self._offset = np.arange(num_envs, dtype=np.int64) * self.num_columns
@@ -156,7 +158,19 @@ class TokenRows(OwnsArrays):
             get_example=self.task.example,
         )
 
+    @property
+    def allowed(self) -> NDArray[np.int8]:
+        """Which actions may be written, `(num_actions,)` of 0 and 1, read-only.
+
+        The same at every step and in every row: what a row may not write is a matter of the
+        tokenizer. So nobody has to make N of them a step, see `mask_of_rows`.
+        """
+        return self._allowed
+
+    def mask_of_rows(self) -> NDArray[np.int8]:
+        """Return what each row may write, `(N, num_actions)`: one row of memory, read-only."""
+        return np.broadcast_to(self._allowed, (self.num_envs, len(self._allowed)))
+
     def action_masks(self) -> NDArray[np.bool_]:
-        """Return what each row may write, `(N, num_actions)`."""
-        allowed = ~np.asarray(self.tokenizer.forbidden, dtype=bool)
-        return np.broadcast_to(allowed, (self.num_envs, len(allowed))).copy()
+        """Return what each row may write, `(N, num_actions)`, as an array of the caller's own."""
+        return self.mask_of_rows().astype(np.bool_)

@@ -145,11 +145,12 @@ class TokenEnv(Face, gym.Env[NDArray[np.int64], np.int64]):
 
     def _finish_info(self, info: dict[str, Any]) -> None:
         if self._with_mask:
-            info["action_mask"] = self.action_masks().astype(np.int8)
+            # A copy: Gymnasium's checker refuses an array that two infos share.
+            info["action_mask"] = self.engine.allowed.copy()
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which tokens may be written now, `(num_actions,)`, as sb3-contrib asks for it."""
-        masks: NDArray[np.bool_] = self.engine.action_masks()[0]
+        masks: NDArray[np.bool_] = self.engine.allowed.astype(np.bool_)
         return masks
 
     def get_state(self) -> dict[str, Any]:

@@ -82,7 +82,8 @@ class TokenVectorEnv(Face, gym.vector.VectorEnv[Array, Array, Array]):
             num_envs: the number of rows, at least 1.
             reward: what `text_envs.rewards.resolve` accepts; None for the task's own.
             reward_kwargs: arguments of a reward model given by name.
-            action_mask: put an int8 `action_mask` `(N, num_actions)` into every info.
+            action_mask: put an int8 `action_mask` `(N, num_actions)` into every info. It is
+                read-only: all rows are one row of memory, which makes it cheap at 50,000 actions.
             render_mode: None, "ansi", "html", "human" or "rgb_array", see `text_envs.render`.
             autoreset_mode: one of Gymnasium's modes, or its name.
             max_episode_steps: an outer limit in agent tokens; reaching it truncates, unpaid.
@@ -284,8 +285,8 @@ class TokenVectorEnv(Face, gym.vector.VectorEnv[Array, Array, Array]):
 
     def _add_mask(self, infos: dict[str, Any]) -> None:
         if self._with_mask:
-            masks = self.action_masks().astype(np.int8)
-            put(infos, "action_mask", masks, np.ones(self.num_envs, dtype=bool))
+            everywhere = np.ones(self.num_envs, dtype=bool)
+            put(infos, "action_mask", self.engine.mask_of_rows(), everywhere)
 
     # -- the rest of the face ------------------------------------------------------------------
 

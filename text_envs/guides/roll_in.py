@@ -74,7 +74,12 @@ class GuidedStarts:
     """
 
     def __init__(
-        self, guide: Any, beta: float = 0.5, *, guide_kwargs: Mapping[str, Any] | None = None
+        self,
+        guide: Any,
+        beta: float = 0.5,
+        *,
+        guide_kwargs: Mapping[str, Any] | None = None,
+        device: Any = "auto",
     ) -> None:
         """Choose a guide.
 
@@ -82,6 +87,7 @@ class GuidedStarts:
             guide: anything `text_envs.guides.as_guide` takes; it is built when an environment is.
             beta: the probability of a prefix, 0 to 1.
             guide_kwargs: arguments of `as_guide`, such as `temperature`.
+            device: where a guide that is named is put, see `as_guide`.
 
         Raises:
             ValueError: beta out of range.
@@ -90,7 +96,7 @@ class GuidedStarts:
             raise ValueError(f"beta must be a probability, 0 to 1, got {beta!r}")
         self.beta = float(beta)
         self.queries = guide.queries if isinstance(guide, Guide) else Queries()
-        self._source, self._kwargs = guide, dict(guide_kwargs or {})
+        self._source, self._kwargs = guide, {"device": device, **(guide_kwargs or {})}
         self._guides: list[Guide] = []  # one for each task that was bound
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GuidedStarts:

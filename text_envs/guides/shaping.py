@@ -80,7 +80,13 @@ class ReferenceShaping:
     """
 
     def __init__(
-        self, reference: Any, beta: float, *, policy: Any = None, supplied: bool = False
+        self,
+        reference: Any,
+        beta: float,
+        *,
+        policy: Any = None,
+        supplied: bool = False,
+        device: Any = "auto",
     ) -> None:
         """Set the reference.
 
@@ -92,6 +98,7 @@ class ReferenceShaping:
             policy: the agent, or whatever `reference` may be; it is asked at every step as it is
                 then. An agent that is built on the environment is given with `follow` afterwards.
             supplied: the policy's log-probabilities come through `supply` before every step.
+            device: where models that are named are put, see `text_envs.policies.as_log_probs`.
 
         Raises:
             ValueError: beta is not above 0, or the policy is given in two ways.
@@ -102,6 +109,7 @@ class ReferenceShaping:
             raise ValueError("the policy is given either as policy= or through supply(), not both")
         self.beta = float(beta)
         self.supplied = supplied
+        self.device = device
         self._sources = {"reference": _frozen(reference)}
         if policy is not None:
             self._sources["policy"] = policy
@@ -132,7 +140,9 @@ class ReferenceShaping:
                 "this ReferenceShaping serves a task with other columns or tokens already; make "
                 "one for each task"
             )
-        functions = {who: as_log_probs(source, task) for who, source in self._sources.items()}
+        functions = {
+            who: as_log_probs(source, task, self.device) for who, source in self._sources.items()
+        }
         self._task, self._functions = task, functions
 
     def follow(self, policy: Any) -> None:
@@ -148,7 +158,7 @@ class ReferenceShaping:
             raise ValueError("the policy's log-probabilities come through supply() already")
         function = None
         if policy is not None and self._task is not None:
-            function = as_log_probs(policy, self._task)
+            function = as_log_probs(policy, self._task, self.device)
         self._sources.pop("policy", None)
         self._functions.pop("policy", None)
         if policy is not None:

@@ -33,6 +33,7 @@ def as_guide(
     tokenizer: Any = None,
     strict: bool = True,
     name: str | None = None,
+    device: Any = "auto",
 ) -> Guide:
     """Return a guide for `task`; see `text_envs.guides` for what each source does.
 
@@ -48,6 +49,8 @@ def as_guide(
             with the task's.
         strict: False cuts completions that are too long, and ends the turn where one is empty.
         name: for messages; by default the source's own.
+        device: where a language model that is named is put; "auto" is the GPU where there is one.
+            Models that are given as objects stay where they are.
 
     Raises:
         GuideError: the source belongs to other tokens or observations.
@@ -68,7 +71,7 @@ def as_guide(
     if isinstance(source, str) and source in task.qualities:
         raise ValueError(f"unknown guide {source!r}. Did you mean {_SCRIPT + source!r}?")
     if _is_policy(source):
-        policy = _policy(source, task, tokenizer)
+        policy = _policy(source, task, tokenizer, device)
         return Sampler(task, policy, name=name or policy.name, **decoding)  # type: ignore[arg-type]
     if callable(source):
         label = str(name or getattr(source, "__name__", type(source).__name__))
@@ -178,7 +181,7 @@ def _is_policy(source: Any) -> bool:
     )
 
 
-def _policy(source: Any, task: Task, tokenizer: Any) -> PolicyFunction:
+def _policy(source: Any, task: Task, tokenizer: Any, device: Any) -> PolicyFunction:
     name = repr(os.fspath(source)) if isinstance(source, str | os.PathLike) else None
     name = name or getattr(source, "name", None) or type(source).__name__
     try:
@@ -187,7 +190,7 @@ def _policy(source: Any, task: Task, tokenizer: Any) -> PolicyFunction:
             raise ValueError(_other_tokens(own, task.tokenizer))
         check_vocabulary("it", vocabulary_of(source), task.tokenizer)
         _check_embeddings(source, task)
-        return as_log_probs(_frozen(source), task)
+        return as_log_probs(_frozen(source), task, device)
     except ValueError as error:
         raise GuideError(f"guide {name} does not fit the task: {error}", guide=str(name)) from error
 

@@ -22,6 +22,8 @@ from text_envs.lm.checks import check_attention, check_rows, scale_between
 from text_envs.lm.encoding import encode
 from text_envs.lm.likelihood import entropy, linear_log_probs, token_log_probs
 from text_envs.lm.probing import probe_decoder
+from text_envs.lm.transfers import on_host
+from text_envs.lm.watching import WeightWatch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -112,7 +114,7 @@ class ActionLM(nn.Module):
         """Set the mode of everything but the language model, which never drops out."""
         super().train(mode)
         self.lm.train(False)
-        self._watched = tuple(self.lm.base_model.parameters())
+        self._watch = WeightWatch(self.lm.base_model.parameters())
         return self
 
     def like(self, lm: PreTrainedModel) -> ActionLM:
@@ -182,19 +184,20 @@ class ActionLM(nn.Module):
         """Return the hidden states at chosen columns, with gradients; see `text_envs.lm.encoding`.
 
         Args:
-            tokens: `(B, L)` int64 observations.
+            tokens: `(B, L)` int64 observations; with `columns` and `mask` anywhere, see `on_host`.
             columns: `(B, T)` int64, columns that hold a token.
             mask: bool `(B, T)`, which of `columns` to return.
 
         Returns:
-            `(M, d)` hidden states in row-major order of the mask.
+            `(M, d)` hidden states in row-major order of the mask, where the model is.
         """
-        completed = self.complete(tokens.cpu().numpy())
-        return self._encode(torch.from_numpy(completed).to(tokens.device), columns, mask)
+        shown, at, wanted = on_host(tokens, columns, mask)
+        return self._encode(self.complete(shown), at, wanted)
 
-    def _encode(self, tokens: Tensor, columns: Tensor, mask: Tensor) -> Tensor:
-        ids = {"pad_id": self.pad_id, "fill_id": self._fill_id}
-        return encode(self.lm.base_model, tokens, columns, mask, **ids)
+    def _encode(self, tokens: NDArray[Any], columns: NDArray[Any], mask: NDArray[Any]) -> Tensor:
+        ids: Any = {"pad_id": self.pad_id, "fill_id": self._fill_id, "device": self._bias.device}
+        cached = self._cacheable and self._decoder is not None
+        return encode(self.lm.base_model, tokens, columns, mask, **ids, cached=cached)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return scores of the actions `(M, A)` in float32; forbidden ones are minus infinity."""
@@ -260,9 +263,7 @@ class ActionLM(nn.Module):
         self, tokens: NDArray[np.int64], device: torch.device
     ) -> tuple[Tensor, NDArray[np.int64]]:
         last = tokens.shape[1] - 1 - (tokens != self.pad_id)[:, ::-1].argmax(axis=1)
-        columns = torch.from_numpy(last[:, None]).to(device)
-        mask = torch.ones_like(columns, dtype=torch.bool)
-        return self._encode(torch.from_numpy(tokens).to(device), columns, mask), last
+        return self._encode(tokens, last[:, None], np.ones((len(last), 1), dtype=bool)), last
 
     def invalidate(self) -> None:
         """Empty the cache; needed only after changing weights through `.data`."""
@@ -295,7 +296,7 @@ class ActionLM(nn.Module):
 
     def _fingerprint(self) -> int:
         """Return a number that changes with every in-place update of a weight."""
-        return sum(p._version + p.data_ptr() for p in self._watched)
+        return self._watch.mark()
 
     # -- checks at construction ----------------------------------------------------------------
 

@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from text_envs.lm.transfers import upload
+
 __all__ = ["CachedDecoder", "SlotLayer", "SlotPlan"]
 
 Ints = NDArray[np.int64]
@@ -208,7 +210,7 @@ class CachedDecoder:
             self._seen[: len(rows)] = self._seen[source]
             self._cached[: len(rows)] = np.where(known, self._cached[source], 0)
             if self._bias is not None:
-                index = torch.from_numpy(source).to(self._bias.device)
+                (index,) = upload(self._bias.device, source)
                 self._bias[: len(rows)] = self._bias[index]
                 for layer in self._cache.layers:
                     cast(SlotLayer, layer).move_rows(index)
@@ -227,31 +229,28 @@ class CachedDecoder:
     ) -> None:
         """Compute columns `first[i] .. last[i] - 1` of `rows[i]` and rebuild their masks."""
         low, high = int(filled.argmax(axis=1).min()), int(last.max())
-        columns = np.arange(tokens.shape[1])
-        usable = filled & (columns < last[:, None])  # (b, L)
-        bias = self._bias_on(device)
-        at = torch.from_numpy(rows).to(device)
-        bias[at] = _additive(torch.from_numpy(usable).to(device), bias.dtype)
-        width = int((last - first).max())
-        if width <= 0:
-            return
+        usable = filled & (np.arange(tokens.shape[1]) < last[:, None])  # (b, L)
+        width = max(int((last - first).max()), 0)
         # Right-aligned: rows with less to do feed some of what they have again, which rewrites
         # the same numbers.
         fed = np.maximum(last[:, None] - width + np.arange(width), 0)  # (b, q)
         ids = np.take_along_axis(np.where(filled, tokens, self._fill_id), fed, axis=1)
         order = np.maximum(filled.cumsum(axis=1) - 1, 0)
         positions = np.take_along_axis(order, fed, axis=1)
-        slots = torch.from_numpy(fed).to(device)
+        at, seen, ids_there, where, slots = upload(device, rows, usable, ids, positions, fed)
+        bias, visible = self._bias_on(device), seen.bool()
+        bias[at] = _additive(visible, bias.dtype)
+        if width == 0:
+            return
         key = torch.arange(low, high, device=device)
-        visible = torch.from_numpy(usable[:, None, low:high]).to(device)  # (b, 1, K)
-        visible = visible & (key <= slots[:, :, None])
+        visible = visible[:, None, low:high] & (key <= slots[:, :, None])  # (b, q, K)
         visible |= key == slots[:, :, None]  # an empty column sees itself: a softmax needs a term
         plan = self._plan
         everyone = len(rows) == len(self._ids)
         plan.rows = None if everyone else at
         plan.slots = int(fed[0, 0]) if bool((fed == fed[0]).all()) else slots
         plan.low, plan.high = low, high
-        self._run(ids, positions, _additive(visible, bias.dtype)[:, None], device)
+        self._run(ids_there, where, _additive(visible, bias.dtype)[:, None])
 
     def _step(
         self,
@@ -263,24 +262,23 @@ class CachedDecoder:
     ) -> Tensor:
         """Feed the last token of every row; return its state, `(n, d)`."""
         n, plan, bias = len(tokens), self._plan, self._bias_on(device)
-        aligned = bool((last == last[0]).all())
+        ids = np.take_along_axis(tokens, last[:, None], axis=1)  # (n, 1)
+        positions = np.count_nonzero(filled, axis=1)[:, None] - 1
+        ids_there, where, slots = upload(device, ids, positions, last[:, None])
         plan.rows, plan.low, plan.high = None, int(start.min()), int(last.max()) + 1
-        if aligned:
+        if bool((last == last[0]).all()):
             plan.slots = int(last[0])
             bias[:n, plan.slots] = 0.0
         else:
-            plan.slots = torch.from_numpy(last[:, None]).to(device)
-            bias[torch.arange(n, device=device), plan.slots[:, 0]] = 0.0
-        ids = np.take_along_axis(tokens, last[:, None], axis=1)  # (n, 1)
-        positions = np.count_nonzero(filled, axis=1)[:, None] - 1
-        return self._run(ids, positions, bias[:n, None, None, plan.low : plan.high], device)
+            plan.slots = slots
+            bias[:n].scatter_(1, slots, 0.0)
+        return self._run(ids_there, where, bias[:n, None, None, plan.low : plan.high])
 
-    def _run(self, ids: Ints, positions: Ints, bias: Tensor, device: torch.device) -> Tensor:
-        packed = torch.from_numpy(np.stack([ids, positions])).to(device)  # one transfer
+    def _run(self, ids: Tensor, positions: Tensor, bias: Tensor) -> Tensor:
         output = self._backbone(
-            input_ids=packed[0],
+            input_ids=ids,
             attention_mask=bias,
-            position_ids=packed[1],
+            position_ids=positions,
             past_key_values=self._cache,
             use_cache=True,
         )

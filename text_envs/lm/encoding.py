@@ -4,17 +4,23 @@ Three things would otherwise be computed for nothing: the padding in front of sh
 padding behind short texts, and the scores of columns at which nobody acted. Rows are moved to the
 left until no padding stands in front (causal attention then needs no mask at all), sequences of
 similar length go through the model together, and only the states asked for are returned.
+
+All this is arithmetic of the host, on arrays that it has anyway; what comes out, ids and places,
+goes to the accelerator in one transfer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from text_envs.lm.pass_through import pass_through
+from text_envs.lm.transfers import rows_at, upload
 
 __all__ = ["encode", "length_groups"]
 
@@ -22,49 +28,60 @@ __all__ = ["encode", "length_groups"]
 _PASS_COST = 128
 _MAX_GROUPS = 4
 
+Ints = NDArray[np.int64]
+
 
 def encode(
     backbone: Callable[..., Any],
-    tokens: Tensor,
-    columns: Tensor,
-    mask: Tensor,
+    tokens: Ints,
+    columns: Ints,
+    mask: NDArray[np.bool_],
     *,
     pad_id: int,
     fill_id: int,
+    device: torch.device,
+    cached: bool = False,
 ) -> Tensor:
     """Return the last layer's states at chosen columns.
 
     Args:
         backbone: the transformer without its output layer.
-        tokens: `(B, L)` int64 observations; every row holds a token.
-        columns: `(B, T)` int64 columns that hold a token.
-        mask: bool `(B, T)`, which of `columns` to return.
+        tokens: `(B, L)` observations; every row holds a token.
+        columns: `(B, T)` columns that hold a token.
+        mask: `(B, T)`, which of `columns` to return.
         pad_id: marks empty columns.
         fill_id: any id the model knows, to fill up rows on the right.
+        device: where the model is.
+        cached: the model takes caches of transformers, so that `pass_through` spares a wait.
 
     Returns:
         `(M, d)` in row-major order of the mask.
     """
     filled = tokens != pad_id  # (B, L)
-    order = filled.cumsum(dim=1) - 1  # (B, L) the position of each column's token
-    index = torch.where(mask, order.gather(1, columns), 0)  # (B, T)
-    lengths = index.max(dim=1).values + 1  # (B,) later tokens influence nothing asked for
-    number = mask.flatten().cumsum(dim=0).reshape(mask.shape) - 1  # (B, T) place in the result
-    states, places = [], []
-    for rows in length_groups(lengths.cpu().numpy()):
-        at = torch.from_numpy(rows).to(tokens.device)
-        width = int(lengths[at].max())
-        row, column = (filled[at] & (order[at] < width)).nonzero(as_tuple=True)
-        ids = tokens.new_full((len(at), width), fill_id)
-        ids[row, order[at][row, column]] = tokens[at][row, column]
-        hidden = backbone(input_ids=ids, use_cache=False).last_hidden_state  # (b, n, d)
-        chosen = mask[at]
-        row = torch.arange(len(at), device=tokens.device)[:, None].expand_as(chosen)[chosen]
-        states.append(hidden[row, index[at][chosen]])
-        places.append(number[at][chosen])
+    order = filled.cumsum(axis=1) - 1  # (B, L) the position of each column's token
+    index = np.where(mask, np.take_along_axis(order, columns, axis=1), 0)  # (B, T)
+    lengths = index.max(axis=1) + 1  # (B,) later tokens influence nothing asked for
+    number = mask.cumsum().reshape(mask.shape) - 1  # (B, T) place in the result
+    batches, wanted, places = [], [], []
+    for rows in length_groups(lengths):
+        width = int(lengths[rows].max())
+        row, column = (filled[rows] & (order[rows] < width)).nonzero()
+        ids = np.full((len(rows), width), fill_id, dtype=np.int64)
+        ids[row, order[rows][row, column]] = tokens[rows][row, column]
+        batches.append(ids)
+        wanted.append((np.arange(len(rows))[:, None] * width + index[rows])[mask[rows]])
+        places.append(number[rows][mask[rows]])
+    arrays = upload(device, *batches, *wanted, np.concatenate(places).argsort())
+    states = []
+    count = len(batches)
+    for ids_there, at in zip(arrays[:count], arrays[count:-1], strict=True):
+        given = {"past_key_values": pass_through()} if cached and device.type != "cpu" else {}
+        output = backbone(input_ids=ids_there, use_cache=False, **given)
+        hidden = output.last_hidden_state  # (b, n, d)
+        states.append(rows_at(hidden.flatten(0, 1), at))
     if len(states) == 1:
-        return cast(Tensor, states[0])
-    return torch.cat(states)[torch.cat(places).argsort()]
+        return states[0]
+    return rows_at(torch.cat(states), arrays[-1])
 
 
 def length_groups(lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -84,7 +84,7 @@ class PolicyFunction:
         """Return a function of the same source whose cache is its own."""
         if self._made_from is None or self.actor is None:
             return self  # it remembers nothing
-        make, (_, task) = self._made_from
+        make, (_, task, *_) = self._made_from
         forked = make(self.actor.like(self.actor.lm), task)
         forked.name = self.name
         return forked
@@ -193,7 +193,7 @@ def uniform(task: Task | Tokenizer) -> PolicyFunction:
     return function
 
 
-def as_log_probs(source: Any, task: Task | Tokenizer) -> PolicyFunction:
+def as_log_probs(source: Any, task: Task | Tokenizer, device: Any = "auto") -> PolicyFunction:
     """Return the policy function of `source`.
 
     Args:
@@ -209,9 +209,12 @@ def as_log_probs(source: Any, task: Task | Tokenizer) -> PolicyFunction:
             action mask does.
         task: whose observations and actions. A tokenizer does for policies that need not know
             where the prompt ends.
+        device: where a model that is named is put; "auto" is the GPU where there is one. Models
+            that are given as objects stay where they are.
 
     Raises:
-        ValueError: the source belongs to another vocabulary or to other observations.
+        ValueError: the source belongs to another vocabulary or to other observations, or there is
+            no such device.
         TypeError: the source is of another kind.
 
     >>> from text_envs.tasks.toy import Toy
@@ -224,15 +227,17 @@ def as_log_probs(source: Any, task: Task | Tokenizer) -> PolicyFunction:
         check_actions(source.name, source.tokenizer.num_actions, tokenizer)
         return source
     if hasattr(source, "policy"):
-        return as_log_probs(source.policy, task)
-    function = _of_source(source, task, tokenizer)
-    function._made_from = (as_log_probs, (source, task))
+        return as_log_probs(source.policy, task, device)
+    function = _of_source(source, task, tokenizer, device)
+    function._made_from = (as_log_probs, (source, task, device))
     return function
 
 
-def _of_source(source: Any, task: Task | Tokenizer, tokenizer: Tokenizer) -> PolicyFunction:
+def _of_source(
+    source: Any, task: Task | Tokenizer, tokenizer: Tokenizer, device: Any
+) -> PolicyFunction:
     if isinstance(source, str | os.PathLike):
-        return _of_lm(load_for(tokenizer, source), repr(os.fspath(source)), task)
+        return _of_lm(load_for(tokenizer, source, device), repr(os.fspath(source)), task)
     if is_lm(source):
         return _of_lm(source, type(source).__name__, task)
     if hasattr(source, "get_distribution") or hasattr(source, "predict"):

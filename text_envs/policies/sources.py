@@ -61,15 +61,16 @@ def is_lm(source: Any) -> bool:
     return isinstance(source, PreTrainedModel | ActionLM)
 
 
-def load_for(tokenizer: Tokenizer, name: str | os.PathLike[str]) -> Any:
-    """Return the language model `name`, see `text_envs.lm.load_lm`.
+def load_for(tokenizer: Tokenizer, name: str | os.PathLike[str], device: Any = "auto") -> Any:
+    """Return the language model `name` on `device`, see `text_envs.lm.load_lm`.
 
     Raises:
-        ValueError: there is none, or it comes with another tokenizer.
+        ValueError: there is none, it comes with another tokenizer, or there is no such device.
     """
     from text_envs.lm import load_lm
+    from text_envs.lm.devices import pick_device
 
-    lm, own = load_lm(name)
+    lm, own = load_lm(name, device=pick_device(device))
     check_tokens(f"policy {os.fspath(name)!r}", own, tokenizer, source=name)
     return lm
 
@@ -154,15 +155,13 @@ def lm_scores(
     """
     import torch
 
+    from text_envs.lm.transfers import last_columns
+
     with torch.inference_mode():
         if rows is not None:
             hidden = actor.decode(tokens, np.asarray(rows))[0]
         else:
-            whole = torch.from_numpy(actor.complete(tokens)).to(actor.lm.device)
-            filled = np.asarray(whole.cpu()) != actor.pad_id
-            last = tokens.shape[1] - 1 - filled[:, ::-1].argmax(axis=1)
-            columns = torch.from_numpy(last[:, None]).to(whole.device)
-            hidden = actor.encode(whole, columns, torch.ones_like(columns, dtype=torch.bool))
+            hidden = actor.encode(*last_columns(actor, torch.from_numpy(tokens)))
         parts = [actor.logits(part).cpu().numpy() for part in hidden.split(chunk)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 

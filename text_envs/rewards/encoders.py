@@ -29,6 +29,7 @@ class Encoder:
         import torch
         from transformers import AutoConfig, AutoModel, AutoTokenizer, T5EncoderModel
 
+        from text_envs.lm.devices import pick_device
         from text_envs.lm.loading import quietly
         from text_envs.tokens.hub import find_model
 
@@ -47,8 +48,8 @@ class Encoder:
         # A limit of the tokenizer's own, as the package asks it how much may be read.
         limit = longest_input(loaded, self.tokenizer)
         self.tokenizer.model_max_length = limit or 10**6
-        self._model = loaded.eval().requires_grad_(False).to(device)
-        self._device, self._batch_size = device, batch_size
+        self._device, self._batch_size = pick_device(device), batch_size
+        self._model = loaded.eval().requires_grad_(False).to(self._device)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Encoder:
         return self  # nothing in it changes

@@ -47,8 +47,10 @@ class ClassifierHead:
             raise ValueError(f"batch_size must be at least 1, got {batch_size!r}")
         self.spec = spec
         self.tokenizer, loaded = _load(spec, model)
-        self._model = loaded.eval().requires_grad_(False).to(device)
-        self._device = device
+        from text_envs.lm.devices import pick_device  # torch is known to be there by now
+
+        self._device = pick_device(device)
+        self._model = loaded.eval().requires_grad_(False).to(self._device)
         self._batch_size = batch_size
         self.labels: dict[int, str] = {
             int(number): str(name) for number, name in loaded.config.id2label.items()

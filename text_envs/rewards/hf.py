@@ -63,7 +63,7 @@ class SequenceClassifier:
             label: the label to pay for, by name or number; default the last one, which is the
                 positive class of the usual two-class models.
             output: "probability" or "logit"; logits do not saturate.
-            device: where the model runs, for example "cuda".
+            device: where the model runs: "cpu", "cuda", or "auto" for the GPU where there is one.
             batch_size: texts per forward pass.
             include_prompt: score prompt and continuation together, or the continuation alone.
             template: how prompt and continuation are put together: "plain", as they were written;

@@ -90,7 +90,7 @@ the first is better, or labels of which `label` says so |
                 is better; it is never guessed.
             template: of a scalar model, see `SequenceClassifier`.
             both_orders: False reads each pair once, the agent's text first.
-            device: where the model runs, for example "cuda".
+            device: where the model runs: "cpu", "cuda", or "auto" for the GPU where there is one.
             batch_size: texts, or pairs, per forward pass.
 
         Raises:

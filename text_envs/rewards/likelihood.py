@@ -68,7 +68,7 @@ class Likelihood:
             model: "reviews" for the bundled one, a folder or Hub name of any causal language
                 model, or a transformers model, of which a frozen copy is kept.
             tokenizer: what the model was trained with; default the one that comes with it.
-            device: where the model runs, for example "cuda".
+            device: where the model runs: "cpu", "cuda", or "auto" for the GPU where there is one.
             dtype: "float64" makes the reward of a text the same in every batch it may be scored
                 in, to the nine decimals kept; "float32" takes about half the time.
             batch_size: rows per forward pass.
@@ -90,9 +90,9 @@ class Likelihood:
         self.tokenizer: Tokenizer = own
         self.name = f"likelihood:{model}" if isinstance(model, str) else "likelihood"
         self.positions: int | None = longest_positions(self._model)
-        self._device = device
+        self._device = next(self._model.parameters()).device
         self._batch_size = batch_size
-        self._forbidden = _on(np.array(self.tokenizer.forbidden, dtype=bool), device)
+        self._forbidden = _on(np.array(self.tokenizer.forbidden, dtype=bool), self._device)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Likelihood:
         """Return self: the weights are frozen, and reading a spec copies its arguments."""
@@ -265,7 +265,7 @@ class Likelihood:
         return f"Likelihood({self.name!r})"
 
 
-def _on(values: NDArray[Any], device: str) -> Any:
+def _on(values: NDArray[Any], device: Any) -> Any:
     import torch
 
     return torch.from_numpy(values).to(device)
@@ -276,13 +276,14 @@ def _load(model: Any, device: str, dtype: str) -> tuple[Any, Tokenizer | None]:
     try:
         import torch
 
+        from text_envs.lm.devices import pick_device
         from text_envs.lm.loading import freeze, load_lm
     except ImportError as error:
         raise ImportError(
             "the likelihood under a language model needs torch and transformers: "
             f"pip install 'text_envs[agents]' ({error})"
         ) from error
-    loaded, tokenizer = load_lm(model, device=device)
+    loaded, tokenizer = load_lm(model, device=pick_device(device))
     frozen: Any = freeze(loaded)
     return frozen.to(getattr(torch, dtype)), tokenizer
 

@@ -138,7 +138,7 @@ class BertScore(_ToReferences):
             layer: whose vectors to compare, counted from 1; default the one that the package
                 recommends for the model, else the last.
             measure: "f1", "precision" or "recall".
-            device: where the model runs, for example "cuda".
+            device: where the model runs: "cpu", "cuda", or "auto" for the GPU where there is one.
             batch_size: texts per forward pass.
 
         Raises:
@@ -203,7 +203,7 @@ class EmbeddingSimilarity(_ToReferences):
 
         Args:
             model: a local path or a Hub name; safetensors weights, no remote code.
-            device: where the model runs, for example "cuda".
+            device: where the model runs: "cpu", "cuda", or "auto" for the GPU where there is one.
             batch_size: texts per forward pass.
 
         Raises:
@@ -213,6 +213,7 @@ class EmbeddingSimilarity(_ToReferences):
         try:
             from sentence_transformers import SentenceTransformer
 
+            from text_envs.lm.devices import pick_device
             from text_envs.lm.loading import quietly
         except ImportError as error:
             raise ImportError(
@@ -222,7 +223,8 @@ class EmbeddingSimilarity(_ToReferences):
         try:
             with quietly():
                 self._model: Any = SentenceTransformer(
-                    _safe_sentences(locate(model)), device=device, trust_remote_code=False,
+                    _safe_sentences(locate(model)), device=str(pick_device(device)),
+                    trust_remote_code=False,
                     model_kwargs={"use_safetensors": True, "dtype": "float32"},
                 )  # fmt: skip
         except (OSError, ValueError) as error:
