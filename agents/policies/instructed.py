@@ -133,8 +133,8 @@ class Instructed(ActionLM):
             bos_id=self.bos_id,
             prompt_length=self.prompt_length,
             forbidden=self.forbidden_ids,
-            temperature=self.temperature,
         )
+        other.choose_like(self)
         other.instruct(self.instructions, self.goal)
         return other
 
@@ -302,7 +302,9 @@ class InstructedPolicy(CausalLMPolicy):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return values `(n, 1)`, log-probabilities and entropies `(n,)`; encodes every row."""
         hidden = self._encode_given(*_split(obs))
-        log_probs, entropies = self.actor.log_probs(hidden, actions.long(), with_entropy=True)
+        log_probs, entropies = self.actor.sampling_log_probs(
+            hidden, actions.long(), self.actor.seen(_split(obs)[0]), with_entropy=True
+        )
         return self._values(hidden)[:, None], log_probs, entropies
 
     def _last_hidden(self, obs: PyTorchObs) -> Tensor:
@@ -311,6 +313,9 @@ class InstructedPolicy(CausalLMPolicy):
             return self._encode_given(tokens, goals)
         given = None if goals is None else goals.cpu().numpy()
         return self._instructed.decode(tokens.cpu().numpy(), None, given)[0]
+
+    def _next_logits(self, hidden: Tensor, obs: PyTorchObs) -> Tensor:
+        return super()._next_logits(hidden, _split(obs)[0])
 
     def _encode_given(self, tokens: Tensor, goals: Tensor | None) -> Tensor:
         tokens = torch.from_numpy(self.actor.complete(tokens.cpu().numpy())).to(self.device)

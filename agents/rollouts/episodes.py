@@ -131,8 +131,9 @@ def score(actor: ActionLM, rollout: Rollout, batch_size: int = 64) -> Tensor:
     log_probs = torch.zeros_like(rollout.log_probs)
     for index in rollout.lengths.argsort().split(batch_size):
         mask = rollout.mask[index]
-        hidden = actor.encode(rollout.tokens[index], rollout.columns[index], mask)
-        flat, _ = actor.log_probs(hidden, rollout.actions[index][mask])
+        tokens, columns = rollout.tokens[index], rollout.columns[index]
+        hidden, seen = actor.encode(tokens, columns, mask), actor.seen(tokens, columns, mask)
+        flat, _ = actor.sampling_log_probs(hidden, rollout.actions[index][mask], seen)
         log_probs[index] = torch.zeros_like(mask, dtype=flat.dtype).masked_scatter(mask, flat)
     return log_probs
 

@@ -163,7 +163,13 @@ def lm_scores(
             last = tokens.shape[1] - 1 - filled[:, ::-1].argmax(axis=1)
             columns = torch.from_numpy(last[:, None]).to(whole.device)
             hidden = actor.encode(whole, columns, torch.ones_like(columns, dtype=torch.bool))
-        parts = [actor.logits(part).cpu().numpy() for part in hidden.split(chunk)]
+        seen = actor.seen(tokens)
+        parts = [
+            actor.sampling_logits(part, None if seen is None else seen.part(at, at + chunk))
+            .cpu()
+            .numpy()
+            for at, part in zip(range(0, len(hidden), chunk), hidden.split(chunk), strict=True)
+        ]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
