@@ -3,9 +3,9 @@ r"""Decoding a language model under the guidance of learned values.
 $$\pi(a|s) \propto \tilde\pi_\beta(a|s)\, e^{\beta A(s, a)}, \qquad
 A(s, a) = \min_i \bar Q_i(s, a) - V(s)$$
 
-$\tilde\pi_\beta$ is the language model as it is sampled from (`text_envs.lm.sampling`). $V$ is the same for
-every action, so it changes nothing unless the advantage is clipped; else its trunk is not run.
-The language model, the target of $Q$ and the trunk of $V$ each have a cache of their own.
+$\tilde\pi_\beta$ is the language model as it is sampled from (`text_envs.lm.sampling`). $V$ is the
+same for every action, so it changes nothing unless the advantage is clipped; else its trunk is not
+run. The language model, the target of $Q$ and the trunk of $V$ each have a cache of their own.
 """
 
 from __future__ import annotations

@@ -1,8 +1,14 @@
-"""The distribution that a language model's tokens are drawn from, and scored under.
+r"""The distribution that a language model's tokens are drawn from, and scored under.
 
 `ActionLM.logits` and `log_probs` are the model's own, at the temperature: what data are likely
 under. `sampling_logits` and `sampling_log_probs` are what is written from, see
 `text_envs.lm.sampling`; without further settings they are the same, at the same cost.
+
+With `top_k`, `top_p` or `min_p`, an action outside of what they keep is scored as if they kept it:
+$\log z_a - \log (\sum_{v \in S} z_v + z_a)$ in place of $\log z_a - \log \sum_{v \in S} z_v$. So
+a model scores what another one drew, and $E_q[\log q - \log p]$ of a policy $q$ to a reference $p$
+with the same settings is finite, 0 for equal weights, and below the KL to the whole reference by at
+most $-\log$ of the mass that $p$ keeps, at each token.
 """
 
 from __future__ import annotations
@@ -21,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from text_envs.lm.likelihood import entropy, token_log_probs
 from text_envs.lm.sampling import Sampling, ban, penalise, truncate, written_in
 
-__all__ = ["Chooses", "Seen", "as_ids", "sampling_as"]
+__all__ = ["Chooses", "Chosen", "Seen", "as_ids", "sampling_as"]
 
 # Scores worked on at a time: each of several steps makes as many anew.
 _CHUNK_SCORES = 2**22
@@ -140,7 +146,11 @@ class Chooses:
             ValueError: the distribution depends on the texts, and they are not given.
         """
         scores = self.logits(hidden)
-        return scores if self._sampling.is_plain else truncate(self._read(scores, seen), self._sampling)
+        return (
+            scores
+            if self._sampling.is_plain
+            else truncate(self._read(scores, seen), self._sampling)
+        )
 
     def sampling_log_probs(
         self,
@@ -207,6 +217,43 @@ class Chooses:
             written_so_far = seen.columns.to(scores.device) + 1 - (self.prompt_length or 0)
             scores = ban(scores, self.eos_ids, written_so_far < sampling.min_tokens)
         return scores
+
+
+class Chosen(Chooses):
+    """The same for scores of any origin.
+
+    Args:
+        num_actions: A.
+        pad_id: marks empty columns.
+        eos_ids: what ends a text.
+        prompt_length: number of prompt columns.
+        **sampling: fields of `Sampling`.
+
+    Raises:
+        ValueError: one of these is out of range.
+    """
+
+    def __init__(
+        self,
+        num_actions: int,
+        pad_id: int,
+        *,
+        eos_ids: Iterable[int],
+        prompt_length: int | None,
+        **sampling: Any,
+    ) -> None:
+        self.num_actions, self.pad_id, self.prompt_length = num_actions, pad_id, prompt_length
+        self.eos_ids = as_ids(eos_ids, num_actions)
+        self.sampling = Sampling(**sampling)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return scores `(M, A)` at the temperature."""
+        return hidden / self.temperature
+
+    def choose(self, scores: NDArray[Any], tokens: NDArray[np.int64]) -> NDArray[Any]:
+        """Return scores `(M, A)` to draw from, of observations `(M, L)`."""
+        chosen = self.sampling_logits(torch.from_numpy(np.asarray(scores)), self.seen(tokens))
+        return chosen.numpy()
 
 
 @contextmanager
