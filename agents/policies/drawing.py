@@ -9,6 +9,7 @@ import torch
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor
 
+from agents.policies.generation import generate
 from text_envs.lm.action_lm import ActionLM
 from text_envs.lm.likelihood import sample, token_log_probs
 from text_envs.lm.sampling import Sampling
@@ -43,6 +44,15 @@ class Draws:
         """Give the actor its settings; return all of them by name, as arguments to be saved."""
         self.actor.sampling = Sampling(**settings)
         return asdict(self.actor.sampling)
+
+    def generate(self, prompts: Any, **kwargs: Any) -> list[Any]:
+        """Return what this policy writes to prompts, see `agents.policies.generation.generate`.
+
+        Args:
+            prompts: texts, or lists of messages.
+            **kwargs: `max_tokens`, `n`, `seed`, `stop`, `deterministic`, `temperature`, ...
+        """
+        return generate(self, prompts, **kwargs)
 
     def _next_logits(self, hidden: Tensor, obs: PyTorchObs) -> Tensor:
         """Return the scores `(n, A)` that the next token of each observation is drawn from."""

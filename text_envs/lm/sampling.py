@@ -164,8 +164,8 @@ def keep_top_k(scores: Tensor, top_k: int) -> Tensor:
 def keep_top_p(scores: Tensor, top_p: float) -> Tensor:
     """Return scores `(M, A)` with all but the likeliest that make up `top_p` left out.
 
-    A token stays if the tokens behind it, itself included, have more than `1 - top_p`. Of equal
-    ones at the border those of higher ids stay.
+    A token stays if the tokens behind it, itself included, have more than `1 - top_p`. Which of
+    several equal ones at the border stay is left to the sorting.
     """
     if top_p >= 1:
         return scores
@@ -186,7 +186,7 @@ def keep_top_p(scores: Tensor, top_p: float) -> Tensor:
 
 
 def _sorted_top_p(scores: Tensor, top_p: float) -> Tensor:
-    ordered, order = scores.sort(dim=1, descending=False, stable=True)
+    ordered, order = scores.sort(dim=1)  # as transformers calls it: equals come out alike
     unlikely = ordered.softmax(dim=1).cumsum(dim=1) <= 1 - top_p
     unlikely[:, -1] = False
     return scores.masked_fill(torch.zeros_like(unlikely).scatter(1, order, unlikely), -torch.inf)
