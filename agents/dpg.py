@@ -57,6 +57,11 @@ are those of the last roll-out, with $\log \pi$ of the training pass; the steps 
 multipliers are Newton's, $C$ the covariance of $\phi$ under $P$, as a fixed step oscillates where a
 feature is rare.
 
+**Sampling settings**: temperature, repetition penalty and least length are the policy's, the
+proposal's and the reference's alike, so $\pi_0$ in $P$ is the reference sampled that way, and $Z$
+and all KLs are of it. `top_k`, `top_p` and `min_p` are refused: they give texts of the target's
+support the probability 0, which no weight makes good.
+
 **Metrics**: `target/log_z` (mean over texts), `target/ess` (share of the samples that count),
 `target/kl_p_pi`, `target/kl_p_q`, `target/tvd`, `target/coverage` (share of samples in the
 target's support), `target/moment_<term>` (mean feature of the samples of q),

@@ -22,6 +22,7 @@ The expected gradient is that of $E[r] - \beta\,KL(\pi \| \pi_0)$ up to the cons
 $1 / \bar T$, the mean length of the roll-out's texts, so with $\beta > 0$ the policy approaches
 $p^*(x) \propto \pi_0(x) e^{r(x)/\beta}$, and with $\beta = 0$ it collapses to the best text. GRPO's
 division by the deviation changes the objective: it weighs starts by how much their texts differ.
+What `top_k` and its like do to $\pi_0$ and the KL is said in PPO's card.
 
 | symbol | argument | shape or range |
 |---|---|---|

@@ -17,9 +17,14 @@ iteration. A KL penalty keeps the policy near the language model it started from
 - with a target: $\beta \leftarrow \beta\,(1 + \frac{n}{H} \mathrm{clip}(KL/KL^* - 1, \pm 0.2))$:
   `adaptive_kl_coefficient`
 
-The optimum of $E[r] - \beta\,KL(\pi \| \pi_0)$ is known:
-$p^*(x) \propto \pi_0(x) e^{r(x)/\beta}$. With $\gamma = 1$ the penalised return is exactly this
-objective, so the policy approaches $p^*$; a test measures how closely.
+The optimum of $E[r] - \beta\,KL(\pi \| \pi_0)$ is known: $p^*(x) \propto \pi_0(x) e^{r(x)/\beta}$.
+With $\gamma = 1$ the penalised return is exactly this objective, so the policy approaches $p^*$; a
+test measures how closely. All of $\pi$, $\pi_{old}$ and $\pi_0$ are the models as they are sampled
+from (temperature, repetition penalty, `top_k`, ...): the penalty is to the reference with the same
+settings, 0 for equal weights. Where that reference would leave a token out (`top_k`, `top_p`,
+`min_p`) it scores it as if it kept it, see `text_envs.lm.choosing`; the measured KL then lies below
+that to the whole reference, by at most $-\log$ of the share it keeps at each token, and $p^*$ is
+reached as far as $\pi$ may write its texts.
 
 | symbol | argument | shape or range |
 |---|---|---|

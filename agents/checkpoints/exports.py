@@ -60,22 +60,25 @@ def _write_tokenizer(tokenizer: Any, folder: Path, lm: Any) -> None:
 
 
 def _write_generation(policy: Any, folder: Path) -> None:
-    actor, arguments = policy.actor, policy.arguments
+    actor, sampling = policy.actor, policy.actor.sampling
+    first = policy.arguments.get("eos_id")
+    ends = sorted(actor.eos_ids, key=lambda end: (end != first, end))  # its own end before others
     file = folder / "generation_config.json"
     facts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     never = sorted({*actor.forbidden_ids, *range(actor.num_actions, actor.num_tokens)})
     tokenizer = policy.tokenizer
     facts |= {
         "do_sample": True,
-        "temperature": actor.temperature,
-        "top_k": 0,
-        "top_p": 1.0,
-        "eos_token_id": arguments.get("eos_id"),
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k or 0,
+        "top_p": 1.0 if sampling.top_p is None else sampling.top_p,
+        "min_p": sampling.min_p,
+        "repetition_penalty": sampling.repetition_penalty,
+        "min_new_tokens": sampling.min_tokens or None,
+        "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
         "pad_token_id": actor.pad_id if actor.pad_id < actor.num_tokens else None,
         "bos_token_id": actor.bos_id if tokenizer is None else tokenizer.bos_id,
         "suppress_tokens": never or None,
     }
-    if facts["eos_token_id"] is None:
-        del facts["eos_token_id"]
     text = json.dumps({k: v for k, v in facts.items() if v is not None}, indent=2, sort_keys=True)
     file.write_text(text + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ import numpy as np
 from text_envs.datasets import EpisodeDataset
 from text_envs.lm.scratch import make_lm
 from text_envs.tokens.loading import load_tokenizer
-from text_envs.tokens.protocol import Tokenizer
+from text_envs.tokens.protocol import Tokenizer, end_ids
 from text_envs.tokens.vocabulary import check_vocabulary, saved_vocabulary, tokenizer_facts
 
 if TYPE_CHECKING:
@@ -119,6 +119,8 @@ def policy_kwargs_for(
         "prompt_length": getattr(attribute(env, "task"), "prompt_length", None),
         "forbidden": np.flatnonzero(tokenizer.forbidden).tolist(),
     }
+    if len(ends := end_ids(tokenizer)) > 1:
+        facts["eos_ids"] = [int(end) for end in ends]
     return facts | kwargs
 
 

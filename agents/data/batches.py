@@ -18,7 +18,7 @@ the row; it ends the episode if that terminated, and has a value of its own if i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -116,7 +116,7 @@ def offline_batch(
     dataset: EpisodeDataset,
     *,
     pad_id: int,
-    eos_id: int | None = None,
+    eos_id: int | Collection[int] = (),
     num_actions: int | None = None,
     forbidden: Iterable[int] = (),
     include_prefix: bool = False,
@@ -126,7 +126,7 @@ def offline_batch(
     Args:
         dataset: the episodes.
         pad_id: marks empty columns.
-        eos_id: ends a turn even if no reply follows it.
+        eos_id: what ends a turn even if no reply follows it; one id or several.
         num_actions: ids below it are actions; None for no check.
         forbidden: ids that a policy never writes; its log-probability of them is minus infinity.
         include_prefix: also learn from what a guide wrote in the agent's place (`Role.PREFIX`).
@@ -170,8 +170,7 @@ def offline_batch(
     rewards[row, t] = dataset.rewards[row, column]
     followed = np.zeros(shape, dtype=bool)  # by an action of the same turn
     followed[:, :-1] = exists[:, 1:] & (at_columns[:, 1:] == at_columns[:, :-1] + 1)
-    if eos_id is not None:
-        followed &= at_actions != eos_id
+    followed &= ~np.isin(at_actions, np.array(eos_id, dtype=np.int64))
     arrays = {
         "tokens": tokens,
         "columns": at_columns,

@@ -27,7 +27,6 @@ __all__ = [
     "expectile_loss",
     "find_utterances",
     "guided_logits",
-    "keep_top",
     "q_loss",
     "returns_to_go",
     "sum_over_utterances",
@@ -192,26 +191,6 @@ def sum_over_utterances(x: Tensor, mask: Tensor, utterances: Utterances) -> Tens
 
 
 # -- decoding ----------------------------------------------------------------------------------
-
-
-def keep_top(logits: Tensor, top_k: int | None = None, top_p: float | None = None) -> Tensor:
-    r"""Return the scores with all but the likeliest actions at minus infinity.
-
-    Args:
-        logits: `(B, V)`.
-        top_k: how many to keep; ties with the last of them stay too. None for all.
-        top_p: keep the smallest set whose probability reaches this, at least one action; it is
-            applied to what `top_k` left. None for all.
-    """
-    if top_k is not None and top_k < logits.shape[1]:
-        least = logits.topk(top_k, dim=1).values[:, -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
-    if top_p is not None and top_p < 1.0:
-        ordered, order = logits.softmax(dim=1).sort(dim=1, descending=True)
-        before = ordered.cumsum(dim=1) - ordered  # the mass of everything likelier
-        unwanted = torch.zeros_like(before, dtype=torch.bool).scatter(1, order, before >= top_p)
-        logits = logits.masked_fill(unwanted, -torch.inf)
-    return logits
 
 
 def guided_logits(logits: Tensor, advantages: Tensor, beta: float) -> Tensor:

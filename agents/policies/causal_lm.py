@@ -24,11 +24,12 @@ from torch import Tensor, nn
 
 from agents.checkpoints.policies import load_policy, save_policy
 from agents.common.settings import Guarded, PolicySetting, is_live
+from agents.policies.drawing import Draws
 from agents.policies.vocabulary import highest_shown
 from text_envs.envs.spaces import TokenIdsWarning
 from text_envs.lm.action_lm import ActionLM
 from text_envs.lm.checks import check_shown
-from text_envs.lm.likelihood import sample, token_log_probs
+from text_envs.lm.likelihood import sample
 from text_envs.lm.loading import load_lm
 from text_envs.lm.transfers import download, last_columns, on_host, places_of, spread
 from text_envs.tokens.protocol import Tokenizer
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["CausalLMPolicy"]
 
 
-class CausalLMPolicy(Guarded, ActorCriticPolicy):
+class CausalLMPolicy(Guarded, Draws, ActorCriticPolicy):
     """An actor-critic policy whose actor is a causal language model.
 
     Usable by every actor-critic algorithm of Stable-Baselines3, and twice as an actor: step by
@@ -62,11 +63,18 @@ class CausalLMPolicy(Guarded, ActorCriticPolicy):
         model: `"reviews"`, a folder, a Hub name, or a model of transformers.
         pad_id: marks empty columns of an observation.
         bos_id: starts a text whose prompt is empty.
-        eos_id: ends a text; only used to avoid it where any other action would do.
+        eos_id: ends a text: `min_tokens` puts it off, and rows that are idle avoid it.
         prompt_length: number of prompt columns.
         forbidden: ids that are never written.
-        temperature: divides the scores; the sampled and the scored distribution are the same. It
-            may be set afterwards, here or at `actor`, as may `detach_value`.
+        temperature: divides the scores. The sampled and the scored distribution are the same; this
+            and the next five may be set afterwards, as may `detach_value`.
+        top_k: only so many of the likeliest tokens are drawn; None for all.
+        top_p: only the likeliest tokens that make up this probability; None for all.
+        min_p: only tokens with this share of the likeliest one's probability; None for all.
+        repetition_penalty: divides positive scores of tokens that the text holds, the prompt
+            included, and multiplies negative ones; 1 for none.
+        min_tokens: so many tokens stand behind the prompt before the end may.
+        eos_ids: further ids that end a text.
         value_hidden: widths of hidden layers of the value head; none for a linear one. Its output
             starts at 0 for every state.
         detach_value: keep the value loss from changing the language model.
@@ -82,7 +90,7 @@ class CausalLMPolicy(Guarded, ActorCriticPolicy):
     vocabulary: dict[str, Any] | None = None
     fixed = frozenset(
         {
-            "action_space", "bos_id", "eos_id", "forbidden", "lr_schedule", "model",
+            "action_space", "bos_id", "eos_id", "eos_ids", "forbidden", "lr_schedule", "model",
             "observation_space", "optimizer_class", "optimizer_kwargs", "pad_id", "prompt_length",
             "use_sde", "value_hidden",
         }
@@ -102,6 +110,12 @@ class CausalLMPolicy(Guarded, ActorCriticPolicy):
         prompt_length: int | None = None,
         forbidden: Iterable[int] = (),
         temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        min_tokens: int = 0,
+        eos_ids: Sequence[int] = (),
         value_hidden: Sequence[int] = (),
         detach_value: bool = False,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
@@ -126,6 +140,7 @@ class CausalLMPolicy(Guarded, ActorCriticPolicy):
                 normalize_images=False,
             )
         lm, self.tokenizer = self.load_model(model)
+        ends = {*eos_ids} | ({eos_id} if eos_id is not None else set())
         self.actor = self.actor_class(
             lm,
             num_actions=int(action_space.n),
@@ -133,8 +148,12 @@ class CausalLMPolicy(Guarded, ActorCriticPolicy):
             bos_id=bos_id,
             prompt_length=prompt_length,
             forbidden=forbidden,
-            temperature=temperature,
+            eos_ids=ends,
         )
+        settings = self.set_sampling(
+            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+            repetition_penalty=repetition_penalty, min_tokens=min_tokens,
+        )  # fmt: skip
         self.actor.check_length(observation_space.shape[0])
         check_shown(lm, highest_shown(observation_space, pad_id))
         widths = [self.actor.hidden_size, *value_hidden]
@@ -147,7 +166,7 @@ class CausalLMPolicy(Guarded, ActorCriticPolicy):
         nn.init.zeros_(last.bias)
         self.value_net = cast(Any, nn.Sequential(*layers, last))
         self.detach_value = detach_value
-        banned = {*forbidden} | ({eos_id} if eos_id is not None else set())
+        banned = {*forbidden, *ends}
         allowed = (i for i in range(self.actor.num_actions) if i not in banned)
         self.idle_action = next(allowed, eos_id or 0)
         parameters = [p for p in self.parameters() if p.requires_grad]
@@ -163,7 +182,8 @@ class CausalLMPolicy(Guarded, ActorCriticPolicy):
             "eos_id": eos_id,
             "prompt_length": prompt_length,
             "forbidden": list(forbidden),
-            "temperature": temperature,
+            **settings,
+            "eos_ids": list(eos_ids),
             "value_hidden": list(value_hidden),
             "optimizer_class": optimizer_class,
             "optimizer_kwargs": optimizer_kwargs,
@@ -189,15 +209,6 @@ class CausalLMPolicy(Guarded, ActorCriticPolicy):
     def present_arguments(self) -> dict[str, Any]:
         """Return the arguments of the constructor that would make this policy as it is now."""
         return {k: getattr(self, k) if is_live(self, k) else v for k, v in self.arguments.items()}
-
-    @property
-    def temperature(self) -> float:
-        """What divides the scores, at any time that of `actor`."""
-        return self.actor.temperature
-
-    @temperature.setter
-    def temperature(self, value: float) -> None:
-        self.actor.temperature = value
 
     @property
     def further_models(self) -> dict[str, PreTrainedModel]:
@@ -230,7 +241,7 @@ class CausalLMPolicy(Guarded, ActorCriticPolicy):
     def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Return actions `(n,)`, values `(n, 1)` and log-probabilities `(n,)`."""
         hidden = self._last_hidden(obs)
-        actions, log_probs = self._choose(self.actor.logits(hidden), deterministic)
+        actions, log_probs = self._choose(self._next_logits(hidden, obs), deterministic)
         return actions, self._values(hidden)[:, None], log_probs
 
     def act(
@@ -250,7 +261,7 @@ class CausalLMPolicy(Guarded, ActorCriticPolicy):
         """
         with torch.inference_mode():
             hidden, columns = self.actor.decode(obs, rows)
-            actions, log_probs = sample(self.actor.logits(hidden))
+            actions, log_probs = sample(self.actor.sampling_logits(hidden, self.actor.seen(obs)))
             chosen, values, scores = download(actions, self._values(hidden), log_probs)
         if not (np.isfinite(values).all() and np.isfinite(scores).all()):
             raise FloatingPointError(
@@ -265,13 +276,13 @@ class CausalLMPolicy(Guarded, ActorCriticPolicy):
 
     def get_distribution(self, obs: PyTorchObs) -> CategoricalDistribution:
         """Return the distribution over the next token, `(n, num_actions)`."""
-        logits = self.actor.logits(self._last_hidden(cast(Tensor, obs)))
+        logits = self._next_logits(self._last_hidden(cast(Tensor, obs)), obs)
         distribution = CategoricalDistribution(self.actor.num_actions)
         return distribution.proba_distribution(logits)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         hidden = self._last_hidden(cast(Tensor, observation))
-        return self._choose(self.actor.logits(hidden), deterministic)[0]
+        return self._choose(self._next_logits(hidden, observation), deterministic)[0]
 
     def _last_hidden(self, obs: Tensor) -> Tensor:
         """Return the state after each observation: cached without gradients, encoded with."""
@@ -282,14 +293,6 @@ class CausalLMPolicy(Guarded, ActorCriticPolicy):
 
     def _encode_last(self, tokens: Tensor) -> Tensor:
         return self.actor.encode(*last_columns(self.actor, tokens))
-
-    def _choose(self, logits: Tensor, deterministic: bool) -> tuple[Tensor, Tensor]:
-        if not deterministic:
-            with torch.no_grad():
-                actions, log_probs = sample(logits)
-            return actions, token_log_probs(logits, actions) if logits.requires_grad else log_probs
-        actions = logits.argmax(dim=1)
-        return actions, token_log_probs(logits, actions)
 
     def _values(self, hidden: Tensor) -> Tensor:
         """Return $V(s)$ `(M,)` of hidden states `(M, d)`."""
@@ -302,8 +305,11 @@ class CausalLMPolicy(Guarded, ActorCriticPolicy):
         self, obs: PyTorchObs, actions: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return values `(n, 1)`, log-probabilities and entropies `(n,)`; encodes every row."""
-        hidden = self._encode_last(cast(Tensor, obs).long())
-        log_probs, entropies = self.actor.log_probs(hidden, actions.long(), with_entropy=True)
+        tokens = cast(Tensor, obs).long()
+        hidden = self._encode_last(tokens)
+        log_probs, entropies = self.actor.sampling_log_probs(
+            hidden, actions.long(), self.actor.seen(tokens), with_entropy=True
+        )
         return self._values(hidden)[:, None], log_probs, entropies
 
     def evaluate_episodes(
@@ -330,8 +336,9 @@ class CausalLMPolicy(Guarded, ActorCriticPolicy):
         """
         hidden = self.actor.encode(tokens, columns, mask)
         places = places_of(mask)  # (M,)
-        log_probs, entropies = self.actor.log_probs(
-            hidden, actions.flatten()[places], with_entropy=with_entropy
+        seen = self.actor.seen(tokens, columns, mask)
+        log_probs, entropies = self.actor.sampling_log_probs(
+            hidden, actions.flatten()[places], seen, with_entropy=with_entropy
         )
         return (
             spread(log_probs, places, mask.shape),

@@ -134,8 +134,8 @@ class Instructed(ActionLM):
             bos_id=self.bos_id,
             prompt_length=self.prompt_length,
             forbidden=self.forbidden_ids,
-            temperature=self.temperature,
         )
+        other.choose_like(self)
         other.instruct(self.instructions, self.goal)
         return other
 
@@ -305,7 +305,9 @@ class InstructedPolicy(CausalLMPolicy):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return values `(n, 1)`, log-probabilities and entropies `(n,)`; encodes every row."""
         hidden = self._encode_given(*_split(obs))
-        log_probs, entropies = self.actor.log_probs(hidden, actions.long(), with_entropy=True)
+        log_probs, entropies = self.actor.sampling_log_probs(
+            hidden, actions.long(), self.actor.seen(_split(obs)[0]), with_entropy=True
+        )
         return self._values(hidden)[:, None], log_probs, entropies
 
     def _last_hidden(self, obs: PyTorchObs) -> Tensor:
@@ -314,6 +316,9 @@ class InstructedPolicy(CausalLMPolicy):
             return self._encode_given(tokens, goals)
         shown, *given = on_host(tokens, *(() if goals is None else (goals,)))
         return self._instructed.decode(shown, None, given[0] if given else None)[0]
+
+    def _next_logits(self, hidden: Tensor, obs: PyTorchObs) -> Tensor:
+        return super()._next_logits(hidden, _split(obs)[0])
 
     def _encode_given(self, tokens: Tensor, goals: Tensor | None) -> Tensor:
         return self._instructed.encode(*last_columns(self.actor, tokens), goals)

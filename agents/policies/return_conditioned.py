@@ -72,8 +72,8 @@ class ReturnConditionedLM(ActionLM):
             bos_id=actor.bos_id,
             prompt_length=actor.prompt_length,
             forbidden=actor.forbidden_ids,
-            temperature=actor.temperature,
         )
+        self.choose_like(actor)
         self.first_id, self.level = first_id, level
 
     def like(self, lm: PreTrainedModel) -> ActionLM:

@@ -55,12 +55,14 @@ class Seq2SeqLM(ActionLM):
         prompt_length: number of prompt columns; where the encoder's part ends.
         forbidden: ids that are never written.
         temperature: divides the scores, when sampling and when scoring alike.
+        eos_ids: what ends a text.
 
     Raises:
         ValueError: an argument is out of range, or the model cannot serve.
     """
 
     front: int = 0
+    reads_prompt = False  # as in transformers, what the encoder reads is not what is repeated
 
     def __init__(
         self,
@@ -72,6 +74,7 @@ class Seq2SeqLM(ActionLM):
         prompt_length: int | None = None,
         forbidden: Iterable[int] = (),
         temperature: float = 1.0,
+        eos_ids: Iterable[int] = (),
     ) -> None:
         if prompt_length is None:
             raise ValueError(
@@ -86,20 +89,22 @@ class Seq2SeqLM(ActionLM):
             prompt_length=prompt_length,
             forbidden=forbidden,
             temperature=temperature,
+            eos_ids=eos_ids,
         )
         self._side_by_side = SideBySide()
 
     def like(self, lm: PreTrainedModel) -> ActionLM:
         """Return the same restriction of another language model."""
-        return type(self)(
+        made = type(self)(
             lm,
             num_actions=self.num_actions,
             pad_id=self.pad_id,
             bos_id=self.bos_id,
             prompt_length=self.prompt_length,
             forbidden=self.forbidden_ids,
-            temperature=self.temperature,
         )
+        made.choose_like(self)
+        return made
 
     @property
     def split(self) -> int:

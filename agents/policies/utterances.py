@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.losses.offline import keep_top
 from agents.policies.value_networks import ValueTrunk
 from text_envs.lm.action_lm import ActionLM
 from text_envs.lm.likelihood import sample
+from text_envs.lm.sampling import Sampling
 from text_envs.lm.transfers import download
 
 __all__ = ["Plans", "Sampled", "judge", "sample_utterances"]
@@ -33,8 +33,6 @@ class Guided(Protocol):
     arguments: dict[str, Any]
     variant: str
     max_turn_tokens: int | None
-    top_k: int | None
-    top_p: float | None
     log_prob_weight: float
 
     @property
@@ -79,14 +77,14 @@ def sample_utterances(policy: Guided, tokens: NDArray[np.int64]) -> Sampled:
     live = np.arange(len(tokens))
     while len(live):
         hidden, _ = policy.actor.decode(tokens[live], live)
-        logits = keep_top(policy.actor.logits(hidden), policy.top_k, policy.top_p)
-        drawn, scores = sample(logits)
+        seen = policy.actor.seen(tokens[live])
+        drawn, scores = sample(policy.actor.sampling_logits(hidden, seen))
         ids, scored = download(drawn, scores)
         last[live] += 1
         tokens[live, last[live]] = ids
         log_probs[live] += scored
         written = last[live] + 1 - first[live]
-        going_on = (ids != policy.arguments["eos_id"]) & (last[live] < width - 1)
+        going_on = ~np.isin(ids, policy.actor.eos_ids) & (last[live] < width - 1)
         live = live[going_on & (written < limit)]
     return Sampled(tokens, first, last, log_probs)
 
@@ -149,16 +147,16 @@ class Plans:
     def __init__(self, candidates: int) -> None:
         self.candidates = candidates
         self.waiting: dict[bytes, list[Plan]] = {}
-        self.made_by: tuple[float, int] | None = None
+        self.made_by: tuple[Sampling, int] | None = None
 
     def forget(self) -> None:
         """Drop all plans; they were made with other weights."""
         self.waiting.clear()
 
     @staticmethod
-    def mark(policy: Guided) -> tuple[float, int]:
-        """Return what changes with the temperature and with every in-place update of a weight."""
-        return policy.actor.temperature, policy.actor.weights_mark()
+    def mark(policy: Guided) -> tuple[Sampling, int]:
+        """Return what changes with the settings and with every in-place update of a weight."""
+        return policy.actor.sampling, policy.actor.weights_mark()
 
     def next_tokens(
         self, policy: Guided, tokens: NDArray[np.int64]

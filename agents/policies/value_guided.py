@@ -3,9 +3,9 @@ r"""Decoding a language model under the guidance of learned values.
 $$\pi(a|s) \propto \tilde\pi_\beta(a|s)\, e^{\beta A(s, a)}, \qquad
 A(s, a) = \min_i \bar Q_i(s, a) - V(s)$$
 
-$\tilde\pi_\beta$ is the language model after temperature, top-k and top-p. $V$ is the same for
-every action, so it changes nothing unless the advantage is clipped; else its trunk is not run.
-The language model, the target of $Q$ and the trunk of $V$ each have a cache of their own.
+$\tilde\pi_\beta$ is the language model as it is sampled from (`text_envs.lm.sampling`). $V$ is the
+same for every action, so it changes nothing unless the advantage is clipped; else its trunk is not
+run. The language model, the target of $Q$ and the trunk of $V$ each have a cache of their own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from agents.common.checks import require, require_whole
 from agents.common.settings import PolicySetting, is_number
-from agents.losses.offline import guided_logits, keep_top
+from agents.losses.offline import guided_logits
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.utterances import Plans
 from agents.policies.value_networks import ValueTrunk, make_target
@@ -34,6 +34,7 @@ from agents.policies.vocabulary import highest_shown
 from text_envs.episodes.errors import suggest
 from text_envs.lm.action_lm import ActionLM
 from text_envs.lm.checks import check_shown
+from text_envs.lm.choosing import Seen
 from text_envs.lm.likelihood import entropy, sample, token_log_probs
 from text_envs.lm.loading import load_lm
 from text_envs.lm.transfers import download, last_columns, on_host, places_of, spread
@@ -60,9 +61,9 @@ class ValueGuidedPolicy(CausalLMPolicy):
     the language model, writes the best one, and never asks for more until it is written.
 
     Attributes:
-        beta: strength of the guidance; may be changed at any time, as may `top_k`, `top_p`,
-            `advantage_clip`, `candidates`, `max_turn_tokens`, `log_prob_weight` and
-            `actor.temperature`. 0 is the language model alone.
+        beta: strength of the guidance; may be changed at any time, as may `advantage_clip`,
+            `candidates`, `max_turn_tokens`, `log_prob_weight` and how the language model is
+            sampled from (`temperature`, `top_k`, ...). 0 is the language model alone.
         critic: the trunk being trained, V, Q1, Q2.
         target: its slow copy, whose Q guides.
 
@@ -75,8 +76,6 @@ class ValueGuidedPolicy(CausalLMPolicy):
             in `policy_kwargs` "scratch" or the sizes of an untrained one; None for a copy of the
             policy's.
         beta: strength of the guidance; unused with `candidates`, where Q chooses whole utterances.
-        top_k: sample only among so many of the likeliest tokens; None for all.
-        top_p: sample only among the likeliest tokens that make up this probability; None for all.
         advantage_clip: keep the advantage within plus or minus this; None for no clip.
         candidates: choose the best of so many sampled utterances; None to guide token by token
             ("token") or for 4 ("utterance").
@@ -93,11 +92,6 @@ class ValueGuidedPolicy(CausalLMPolicy):
 
     fixed = frozenset({"variant", "value_model", "train_policy", "v_head"})
     beta: Any = PolicySetting(lambda x: is_number(x) and x >= 0, "at least 0")
-    top_k: Any = PolicySetting(
-        lambda x: x is None or (is_number(x) and x >= 1 and x == int(x)),
-        "None or an integer above 0",
-    )
-    top_p: Any = PolicySetting(lambda x: x is None or 0 < x <= 1, "None or in (0, 1]")
     advantage_clip: Any = PolicySetting(lambda x: x is None or x > 0, "None or above 0")
     log_prob_weight: Any = PolicySetting(lambda x: is_number(x) and x >= 0, "at least 0 and finite")
     max_turn_tokens: Any = PolicySetting(
@@ -116,8 +110,6 @@ class ValueGuidedPolicy(CausalLMPolicy):
         variant: str = "token",
         value_model: str | os.PathLike[str] | PreTrainedModel | None = None,
         beta: float = 16.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
         advantage_clip: float | None = None,
         candidates: int | None = None,
         log_prob_weight: float = 0.0,
@@ -142,7 +134,7 @@ class ValueGuidedPolicy(CausalLMPolicy):
             "train_policy": train_policy,
             "v_head": v_head,
         }
-        self.beta, self.top_k, self.top_p = beta, top_k, top_p
+        self.beta = beta
         self.advantage_clip, self.log_prob_weight = advantage_clip, log_prob_weight
         self.variant, self.v_head, self.max_turn_tokens = variant, v_head, max_turn_tokens
         self.candidates, self.plans = candidates, None
@@ -207,7 +199,7 @@ class ValueGuidedPolicy(CausalLMPolicy):
     def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Return actions `(n,)`, values `(n, 1)` and log-probabilities `(n,)`."""
         states = self._states_of(obs)
-        actions, log_probs = self._choose(self._guided(states), deterministic)
+        actions, log_probs = self._choose(self._guided(states, self._seen(obs)), deterministic)
         return actions, self._value(states)[:, None], log_probs
 
     def act(
@@ -229,7 +221,7 @@ class ValueGuidedPolicy(CausalLMPolicy):
             hidden, columns = self.actor.decode(obs, rows)
             known = {self.actor: hidden}
             states = cache(lambda lm: known[lm] if lm in known else lm.decode(obs, rows)[0])
-            chosen, log_probs = sample(self._guided(states))
+            chosen, log_probs = sample(self._guided(states, self.actor.seen(obs)))
             tokens, values, scores = download(chosen, self._value(states), log_probs)
         if not (np.isfinite(values).all() and np.isfinite(scores).all()):
             raise FloatingPointError(
@@ -243,7 +235,8 @@ class ValueGuidedPolicy(CausalLMPolicy):
 
     def get_distribution(self, obs: PyTorchObs) -> CategoricalDistribution:
         """Return the guided distribution over the next token, `(n, num_actions)`."""
-        logits = self._guided(self._states_of(cast(Tensor, obs)))
+        tokens = cast(Tensor, obs)
+        logits = self._guided(self._states_of(tokens), self._seen(tokens))
         distribution = CategoricalDistribution(self.actor.num_actions)
         return distribution.proba_distribution(logits)
 
@@ -253,7 +246,8 @@ class ValueGuidedPolicy(CausalLMPolicy):
             (tokens,) = on_host(cast(Tensor, observation).long())
             actions, _ = self.plans.next_tokens(self, tokens)
             return torch.from_numpy(actions)
-        logits = self._guided(self._states_of(cast(Tensor, observation)))
+        obs = cast(Tensor, observation)
+        logits = self._guided(self._states_of(obs), self._seen(obs))
         return self._choose(logits, deterministic)[0]
 
     # -- with gradients ------------------------------------------------------------------------
@@ -263,7 +257,7 @@ class ValueGuidedPolicy(CausalLMPolicy):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return values `(n, 1)`, log-probabilities and entropies `(n,)`; encodes every row."""
         states = self._encoded(cast(Tensor, obs).long())
-        logits = self._guided(states)
+        logits = self._guided(states, self._seen(cast(Tensor, obs)))
         log_probs = token_log_probs(logits, actions.long())
         return self._value(states)[:, None], log_probs, entropy(logits)
 
@@ -278,7 +272,7 @@ class ValueGuidedPolicy(CausalLMPolicy):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Score whole episodes under the guided distribution; see `CausalLMPolicy`."""
         states = cache(lambda lm: lm.encode(tokens, columns, mask))
-        logits = self._guided(states)
+        logits = self._guided(states, self.actor.seen(tokens, columns, mask))
         places = places_of(mask)  # (M,)
         log_probs = token_log_probs(logits, actions.flatten()[places])
         return (
@@ -301,14 +295,17 @@ class ValueGuidedPolicy(CausalLMPolicy):
         shown = last_columns(self.actor, tokens)
         return cache(lambda lm: lm.encode(*shown))
 
-    def _guided(self, states: _States) -> Tensor:
+    def _seen(self, obs: Tensor) -> Seen | None:
+        return self.actor.seen(obs.long())
+
+    def _guided(self, states: _States, seen: Seen | None) -> Tensor:
         """Return the scores `(n, A)` that tokens are sampled from."""
         if self.plans is not None:
             raise ValueError(
                 f"a policy that chooses among candidates={self.plans.candidates} utterances has no "
                 "distribution over tokens; use predict or act, or make it with candidates=None"
             )
-        logits = keep_top(self.actor.logits(states(self.actor)), self.top_k, self.top_p)
+        logits = self.actor.sampling_logits(states(self.actor), seen)
         if self.beta == 0:
             return logits
         q = self._q(states)

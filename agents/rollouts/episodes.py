@@ -138,8 +138,9 @@ def score(actor: ActionLM, rollout: Rollout, batch_size: int = 64) -> Tensor:
         index = to_device(at, log_probs.device)
         part = replace(rollout, infos=[]).select(index)
         places = places_of(part.mask)  # (M,)
-        hidden = actor.encode(part.tokens, part.columns, part.mask)
-        flat, _ = actor.log_probs(hidden, part.actions.flatten()[places])
+        shown = (part.tokens, part.columns, part.mask)
+        hidden, seen = actor.encode(*shown), actor.seen(*shown)
+        flat, _ = actor.sampling_log_probs(hidden, part.actions.flatten()[places], seen)
         log_probs[index, : part.mask.shape[1]] = spread(flat, places, part.mask.shape)
     return log_probs
 

@@ -15,6 +15,7 @@ from agents.losses.on_policy import kl_k1
 from agents.rollouts.episodes import collect_episodes, score
 from agents.rollouts.rollout import Rollout
 from text_envs.lm.action_lm import ActionLM
+from text_envs.lm.choosing import sampling_as
 from text_envs.render.pages import TokenRow
 from text_envs.tokens.protocol import Tokenizer
 
@@ -93,6 +94,7 @@ def evaluate_texts(
     *,
     seed: int = 0,
     reference: ActionLM | None = None,
+    **sampling: Any,
 ) -> Evaluation:
     """Play `n_episodes` episodes; with the same seed, two policies get the same prompts.
 
@@ -102,7 +104,17 @@ def evaluate_texts(
         n_episodes: a multiple of `env.num_envs`.
         seed: of the environments and of the sampling; torch's own generator is left as it was.
         reference: scores the same texts, for the KL.
+        **sampling: settings in place of the policy's, and the reference's: `temperature`, `top_k`,
+            ..., see `text_envs.lm.sampling`.
     """
+    models = (policy,) if reference is None else (policy, reference)
+    with sampling_as(*models, **sampling):
+        return _evaluate(policy, env, n_episodes, seed, reference)
+
+
+def _evaluate(
+    policy: Any, env: VecEnv, n_episodes: int, seed: int, reference: ActionLM | None
+) -> Evaluation:
     tokenizer: Tokenizer = env.get_attr("tokenizer")[0]
     prompt_length = int(env.get_attr("task")[0].prompt_length)
     env.seed(seed)

@@ -188,6 +188,15 @@ class TextAlgorithm(Guarded, BaseAlgorithm):
         optimizer.step()
         return norm
 
+    def generate(self, prompts: Any, **kwargs: Any) -> list[Any]:
+        """Return what the policy writes to prompts, texts or lists of messages.
+
+        Args:
+            prompts: see `agents.policies.generation.generate`.
+            **kwargs: `max_tokens`, `n`, `seed`, `stop`, `deterministic`, `temperature`, ...
+        """
+        return cast(CausalLMPolicy, self.policy).generate(prompts, **kwargs)
+
     def check_learn(self, total_timesteps: Any, callback: Any) -> None:
         """Refuse arguments of `learn` before anything is done.
 

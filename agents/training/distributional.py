@@ -17,7 +17,7 @@ from typing_extensions import Unpack
 
 from agents.common.settings import counting
 from agents.policies.causal_lm import CausalLMPolicy
-from agents.rollouts.episodes import collect_episodes, score
+from agents.rollouts.episodes import Collected, collect_episodes, score
 from agents.rollouts.groups import collect_groups
 from agents.rollouts.rollout import Rollout
 from agents.training.arguments import ReferenceArguments
@@ -87,7 +87,28 @@ class TargetAlgorithm(EpisodicAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        self._check_support()
         warn_about_one_normaliser(self.env, self.group_size)
+
+    def _check_support(self) -> None:
+        """Refuse a proposal that cannot write what the target wants.
+
+        The reference adopts a repetition penalty and a least length, which are then part of the
+        target; what top_k, top_p and min_p leave out differs between reference and policy.
+        """
+        sampling = self.policy.actor.sampling
+        if sampling.truncates:
+            raise ValueError(
+                f"{type(self).__name__} needs a policy that may write whatever its target may "
+                f"(q > 0 wherever P > 0), and {sampling!r} leaves tokens out: weights P / q and "
+                "the normaliser Z would be wrong. Accepted: temperature, repetition_penalty and "
+                "min_tokens, with top_k, top_p and min_p None; generate() and evaluate_texts() "
+                "take these for texts that are only looked at"
+            )
+
+    def _play(self, *args: Any) -> Collected:
+        self._check_support()  # settings may have changed since
+        return super()._play(*args)
 
     # Read-only, because the target was made of them; saved like any argument.
     @property

@@ -174,7 +174,7 @@ class OfflineAlgorithm(TextAlgorithm):
         return offline_batch(
             dataset,
             pad_id=arguments["pad_id"],
-            eos_id=arguments["eos_id"],
+            eos_id=self.policy.actor.eos_ids,
             num_actions=self.policy.actor.num_actions,
             forbidden=arguments["forbidden"],
             include_prefix=self.include_prefix,

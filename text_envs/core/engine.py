@@ -174,7 +174,7 @@ class TokenEngine(SettledRows):
 
         The single environment's quick way: no array operation for a token that ends nothing.
         """
-        if self._ends_turn[action] or self.max_episode_steps is not None or self.shaping:
+        if self._may_end[action] or self.max_episode_steps is not None or self.shaping:
             return False
         position = int(self.position[0])
         if position + 1 >= self.num_columns:
@@ -223,6 +223,8 @@ class TokenEngine(SettledRows):
         self.position[at] += 1
         position = self.position[at]
         turn_over = self._ends_turn[actions]
+        if self._stops is not None:
+            turn_over |= self._stops.complete(self.tokens, self.turn_start, self.position, rows)
         if self.task.max_turn_tokens is not None:
             turn_over |= position - self.turn_start[at] >= self.task.max_turn_tokens
         stopping = turn_over | (position == self.num_columns)

@@ -12,6 +12,7 @@ from text_envs.core.copying import OwnsArrays
 from text_envs.core.draws import Generators, StartDraws
 from text_envs.core.task import Task
 from text_envs.episodes.types import EpisodeBatch, Role, Turns
+from text_envs.tokens.protocol import end_ids
 
 __all__ = ["Rows", "TokenRows"]
 
@@ -53,9 +54,14 @@ class TokenRows(OwnsArrays):
         # draw it, and a sequence must never contain it.
         self._ends_turn = np.array(tokenizer.forbidden, dtype=bool)
         self._any_forbidden = bool(self._ends_turn.any())
-        self._ends_turn[tokenizer.eos_id] = True
+        self._ends_turn[list(end_ids(tokenizer))] = True
         self._allowed = np.array(~np.asarray(tokenizer.forbidden, dtype=bool), dtype=np.int8)
         self._allowed.flags.writeable = False
+        self._stops = task.stops
+        # What `TokenEngine.write_one` leaves to `advance`: what ends a turn, or may do so.
+        self._may_end = self._ends_turn
+        if self._stops is not None:
+            self._may_end = self._ends_turn | self._stops.may_complete
 
         self.tokens = np.full((num_envs, self.num_columns), tokenizer.pad_id, dtype=np.int64)
         self._offset = np.arange(num_envs, dtype=np.int64) * self.num_columns

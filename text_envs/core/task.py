@@ -17,6 +17,7 @@ from text_envs.episodes.store import EpisodeDataset
 from text_envs.episodes.types import Example, Replies, Turns
 from text_envs.tokens.encoding import encode_prompts
 from text_envs.tokens.protocol import Tokenizer
+from text_envs.tokens.stopping import StopStrings, stop_strings
 
 __all__ = ["Task", "set_demonstrator"]
 
@@ -57,6 +58,7 @@ class Task:
         max_turn_tokens: tokens after which a turn of the agent ends by itself, or None.
         multi_turn: True where `reply` answers a finished turn instead of ending the episode.
         qualities: what `demonstrations` can play; a task with a script adds "expert" and "mixed".
+        stops: finds the stop strings that end a turn; None where only tokens do.
         reward: what `text_envs.rewards.resolve` turns into the default reward model, or None
             where the replies carry the whole reward.
     """
@@ -64,6 +66,7 @@ class Task:
     multi_turn: ClassVar[bool] = False
     qualities: tuple[str, ...] = ("random",)
     max_turn_tokens: int | None = None
+    stops: StopStrings | None = None
     reward: Any = None
 
     def __init__(
@@ -74,6 +77,7 @@ class Task:
         prompt_length: int,
         max_tokens: int,
         truncate_prompts: bool = False,
+        stop: str | Sequence[str] = (),
     ) -> None:
         """Tokenise every prompt once.
 
@@ -84,9 +88,12 @@ class Task:
             max_tokens: columns for everything generated, at least 1.
             truncate_prompts: keep the last `prompt_length` tokens of a longer prompt instead of
                 refusing it.
+            stop: texts that end a turn as the end token does, see `text_envs.tokens.stopping`.
 
         Raises:
-            ValueError: no examples, a limit below 1, or a prompt that does not fit.
+            ValueError: no examples, a limit below 1, a prompt that does not fit, or a stop string
+                that no turn could end with.
+            TypeError: a stop string is no text.
         """
         for name, value in (("prompt_length", prompt_length), ("max_tokens", max_tokens)):
             if not isinstance(value, int | np.integer) or value < 1:
@@ -96,6 +103,7 @@ class Task:
         self.tokenizer = tokenizer
         self.prompt_length = int(prompt_length)
         self.max_tokens = int(max_tokens)
+        self.stops = stop_strings(tokenizer, stop, self.max_turn_tokens or self.max_tokens)
         self.examples = examples
         self._prompts = encode_prompts(
             [example.prompt for example in examples],

@@ -11,7 +11,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from text_envs.tokens.protocol import Tokenizer
+from text_envs.tokens.protocol import Tokenizer, end_ids
 
 __all__ = ["Episode", "EpisodeBatch", "Example", "Replies", "Role", "Turns"]
 
@@ -162,7 +162,8 @@ class EpisodeBatch(Sequence[Episode]):
         tokens = self.tokens[:, self.prompt_length :]
         roles = self.roles[:, self.prompt_length :]
         by_agent = _BY_AGENT[roles]
-        by_agent &= tokens != self.tokenizer.eos_id
+        for end in end_ids(self.tokenizer):
+            by_agent &= tokens != end
         return np.where(by_agent, tokens, self.tokenizer.pad_id)
 
     @cached_property

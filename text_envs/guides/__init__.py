@@ -7,7 +7,7 @@ one that an agent has begun (`complete`). Nothing is asked of it but texts: no s
 |---|---|
 | a function of a `Query` | what it returns: one text or list of token ids for each row |
 | `"script:expert"` | the task's scripted player of this quality (`Task.script`) |
-| a causal LM or its name | tokens drawn from it: `temperature`, `top_p` or `deterministic` |
+| a causal LM or its name | tokens drawn from it: `temperature`, `top_p`, ... or `deterministic` |
 | an agent or policy of Stable-Baselines3 | tokens drawn from its distribution |
 | `text_envs.policies.as_log_probs(f, task)` | tokens drawn from a policy function |
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from text_envs.core.task import Task
 from text_envs.episodes.errors import GuideError
 from text_envs.episodes.types import Example, Turns
+from text_envs.tokens.protocol import end_ids
 
 __all__ = ["Completion", "Guide", "Queries", "Query"]
 
@@ -170,9 +171,10 @@ class Guide(ABC):
     def _encode(self, query: Query, i: int, received: Any) -> list[int]:
         """Return completion `i` as ids that may be written, up to the end of the turn."""
         tokenizer, completion = self.task.tokenizer, received[i]
+        ends = end_ids(tokenizer)
         if isinstance(completion, str):
             tokens = list(tokenizer.encode(completion))
-            if tokens and tokens[-1] != tokenizer.eos_id:
+            if tokens and tokens[-1] not in ends:
                 tokens.append(tokenizer.eos_id)
         else:
             ids = _token_ids(completion)
@@ -181,11 +183,11 @@ class Guide(ABC):
             tokens = ids
             while tokens and tokens[-1] == tokenizer.pad_id:
                 tokens.pop()
-        if len(tokens) == query.room[i] + 1 and tokens[-1] == tokenizer.eos_id:
+        if len(tokens) == query.room[i] + 1 and tokens[-1] in ends:
             tokens.pop()  # at the limit, a turn ends without
-        if tokenizer.eos_id in tokens:
-            stop = tokens.index(tokenizer.eos_id) + 1
-            if set(tokens[stop:]) - {tokenizer.eos_id, tokenizer.pad_id}:
+        stop = next((place for place, token in enumerate(tokens, 1) if token in ends), None)
+        if stop is not None:
+            if set(tokens[stop:]) - {*ends, tokenizer.pad_id}:
                 raise self._error(query, i, f"tokens after the end at {stop - 1}", received)
             tokens = tokens[:stop]
         for place, token in enumerate(tokens):

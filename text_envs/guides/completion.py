@@ -19,6 +19,7 @@ from text_envs.episodes.store import EpisodeDataset
 from text_envs.episodes.types import Role
 from text_envs.guides.sources import as_guide
 from text_envs.rewards import RewardModel, resolve
+from text_envs.tokens.protocol import end_ids
 
 __all__ = ["complete"]
 
@@ -150,7 +151,7 @@ def _from_observations(
     lengths = written.sum(axis=1)
     generated = tokens[:, task.prompt_length :]
     wrong = np.where(written, generated, 0) >= task.tokenizer.num_actions
-    wrong |= written & (generated == task.tokenizer.eos_id)
+    wrong |= written & np.isin(generated, end_ids(task.tokenizer))
     wrong |= written != (np.arange(task.max_tokens) < lengths[:, None])
     bad = (tokens[:, : task.prompt_length] != engine.tokens[:, : task.prompt_length]).any(axis=1)
     bad |= wrong.any(axis=1) | (lengths == task.max_tokens)

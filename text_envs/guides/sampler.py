@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from text_envs.core.task import Task
 from text_envs.guides.base import Completion, Guide, Query
 from text_envs.policies.functions import PolicyFunction
+from text_envs.tokens.protocol import end_ids
 
 __all__ = ["Sampler", "draw"]
 
@@ -29,22 +30,32 @@ class Sampler(Guide):
         policy: PolicyFunction,
         *,
         name: str,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
         deterministic: bool = False,
+        **sampling: Any,
     ) -> None:
-        """Decode `policy`, see `as_guide`.
+        """Decode `policy`, see `as_guide`; `sampling` are settings of `text_envs.lm.sampling`.
 
         Raises:
-            ValueError: temperature not above 0, or top_p outside of (0, 1].
+            ValueError: a setting of `text_envs.lm.sampling` out of range.
         """
         super().__init__(task, name)
-        if not temperature > 0:
-            raise ValueError(f"temperature must be above 0, got {temperature!r}")
-        if not 0 < top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, got {top_p!r}")
-        self.policy, self.temperature, self.top_p = policy, float(temperature), float(top_p)
-        self.deterministic = deterministic
+        self.policy, self.deterministic = policy, deterministic
+        self.temperature = float(sampling.pop("temperature", 1.0))
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature:g}")
+        self._draws: Any = None
+        if sampling:  # more than a temperature: what the agents' own settings are, with torch
+            from text_envs.lm.choosing import Chosen
+
+            tokens = task.tokenizer
+            self._draws = Chosen(
+                tokens.num_actions,
+                tokens.pad_id,
+                eos_ids=end_ids(tokens),
+                prompt_length=task.prompt_length,
+                temperature=self.temperature,
+                **sampling,
+            )
 
     def fork(self) -> Sampler:
         """Return a sampler with the same weights and a cache of its own."""
@@ -71,7 +82,8 @@ class Sampler(Guide):
         position: NDArray[np.int64],
     ) -> None:
         """Write into the rows `batch` of `tokens` `(B, L)` from `position` `(B,)` on."""
-        end, limit = self.task.tokenizer.eos_id, query.stop + query.room
+        ends, limit = end_ids(self.task.tokenizer), query.stop + query.room
+        stops = self.task.stops
         going = np.zeros(len(query), dtype=bool)
         going[batch] = True
         while going.any():
@@ -80,10 +92,13 @@ class Sampler(Guide):
             scores = self._scores(tokens[batch], query.rows[batch])  # (n, A)
             still = going[batch]
             rows = batch[still]
-            chosen = self._choose(scores[still], [query.rngs[i] for i in rows.tolist()])
+            rngs = [query.rngs[i] for i in rows.tolist()]
+            chosen = self._choose(scores[still], rngs, tokens[rows])
             tokens[rows, position[rows]] = chosen
             position[rows] += 1
-            going[rows] = (chosen != end) & (position[rows] < limit[rows])
+            going[rows] = ~np.isin(chosen, ends) & (position[rows] < limit[rows])
+            if stops is not None:
+                going[rows] &= ~stops.complete(tokens[rows], query.start[rows], position[rows])
 
     def _scores(self, tokens: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[Any]:
         """Return log-probabilities `(n, A)`, up to a constant a row."""
@@ -93,19 +108,27 @@ class Sampler(Guide):
         import torch
 
         with torch.inference_mode():
-            scores: NDArray[Any] = actor.logits(actor.decode(tokens, rows)[0]).cpu().numpy()
+            hidden, seen = actor.decode(tokens, rows)[0], actor.seen(tokens)
+            scores: NDArray[Any] = actor.sampling_logits(hidden, seen).cpu().numpy()
         if not np.isfinite(scores.max(axis=1)).all():
             raise FloatingPointError("the scores of the language model are not finite")
         return scores
 
     def _choose(
-        self, scores: NDArray[Any], rngs: Sequence[np.random.Generator]
+        self,
+        scores: NDArray[Any],
+        rngs: Sequence[np.random.Generator],
+        tokens: NDArray[np.int64],
     ) -> NDArray[np.int64]:
+        """Return the next token of the rows `tokens` `(n, L)`, of which `scores` `(n, A)` are."""
+        if self._draws is not None:
+            scores = self._draws.choose(scores, tokens)
         if self.deterministic:
             greedy: NDArray[np.int64] = scores.argmax(axis=1)
             return greedy
         uniforms = np.array([rng.random() for rng in rngs])
-        return draw(scores, uniforms, temperature=self.temperature, top_p=self.top_p)
+        temperature = 1.0 if self._draws is not None else self.temperature
+        return draw(scores, uniforms, temperature=temperature)
 
 
 def draw(

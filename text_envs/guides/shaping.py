@@ -51,6 +51,7 @@ from numpy.typing import NDArray
 
 from text_envs.core.task import Task
 from text_envs.policies.functions import PolicyFunction, as_log_probs
+from text_envs.tokens.protocol import end_ids
 
 __all__ = ["ReferenceShaping"]
 
@@ -235,7 +236,7 @@ class ReferenceShaping:
         if impossible.any():
             at, tokenizer = int(impossible.argmax()), self._task.tokenizer
             action = int(actions[at])
-            what = "the end token" if action == tokenizer.eos_id else tokenizer.decode([action])
+            what = "the end token" if action in end_ids(tokenizer) else tokenizer.decode([action])
             prompt, written = np.split(tokens[at], [self._task.prompt_length])
             raise ValueError(
                 f"the {who} {function.name} gives {what!r} (id {action}) probability 0 after the "

@@ -21,6 +21,11 @@ from text_envs.tokens.vocabulary import check_vocabulary, vocabulary_of
 __all__ = ["BlackBox", "Script", "as_guide"]
 
 _SCRIPT = "script:"
+# Values of what decides how a model writes that change nothing.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "temperature": (1.0,), "top_k": (None,), "top_p": (None, 1.0), "min_p": (None, 0.0),
+    "repetition_penalty": (1.0,), "min_tokens": (0,), "deterministic": (False,),
+}  # fmt: skip
 
 
 def as_guide(
@@ -28,7 +33,11 @@ def as_guide(
     task: Task,
     *,
     temperature: float = 1.0,
-    top_p: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = 1.0,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    min_tokens: int = 0,
     deterministic: bool = False,
     tokenizer: Any = None,
     strict: bool = True,
@@ -43,7 +52,11 @@ def as_guide(
             folder of a language model; a `Guide`.
         task: whose texts it continues.
         temperature: divides the scores of a model.
+        top_k: a model draws from so many of its likeliest tokens; None for all.
         top_p: a model draws from the smallest set of tokens with this mass.
+        min_p: a model draws from tokens with this share of the likeliest one's probability.
+        repetition_penalty: makes a model's repetitions less likely, as in `generate`; 1 for none.
+        min_tokens: so many tokens stand behind the prompt before a model ends the text.
         deterministic: a model writes its most likely token.
         tokenizer: what a language model that is passed as an object was trained with; compared
             with the task's.
@@ -61,7 +74,12 @@ def as_guide(
     >>> as_guide("script:expert", Toy())
     Script(script:expert, Queries(calls=0, rows=0, tokens=0))
     """
-    decoding = {"temperature": temperature, "top_p": top_p, "deterministic": deterministic}
+    given = {
+        "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
+        "repetition_penalty": repetition_penalty, "min_tokens": min_tokens,
+        "deterministic": deterministic,
+    }  # fmt: skip
+    decoding: dict[str, Any] = {n: v for n, v in given.items() if v not in _NEUTRAL[n]}
     if isinstance(source, Guide):
         _check_no_decoding(source.name, decoding)
         return source.on(task)
@@ -72,7 +90,7 @@ def as_guide(
         raise ValueError(f"unknown guide {source!r}. Did you mean {_SCRIPT + source!r}?")
     if _is_policy(source):
         policy = _policy(source, task, tokenizer, device)
-        return Sampler(task, policy, name=name or policy.name, **decoding)  # type: ignore[arg-type]
+        return Sampler(task, policy, name=name or policy.name, **decoding)
     if callable(source):
         label = str(name or getattr(source, "__name__", type(source).__name__))
         _check_no_decoding(label, decoding)
@@ -84,10 +102,8 @@ def as_guide(
 
 
 def _check_no_decoding(name: str, decoding: dict[str, Any]) -> None:
-    neutral = {"temperature": 1.0, "top_p": 1.0, "deterministic": False}
-    given = {key: value for key, value in decoding.items() if value != neutral[key]}
-    if given:
-        raise ValueError(f"guide {name} decides itself how it writes; {given} are for models")
+    if decoding:
+        raise ValueError(f"guide {name} decides itself how it writes; {decoding} are for models")
 
 
 # -- functions -----------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from numbers import Real
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -19,9 +18,11 @@ from torch import Tensor, nn
 
 from text_envs.lm.cache import CachedDecoder
 from text_envs.lm.checks import check_attention, check_rows, scale_between
+from text_envs.lm.choosing import Chooses, as_ids
 from text_envs.lm.encoding import encode
 from text_envs.lm.likelihood import entropy, linear_log_probs, token_log_probs
 from text_envs.lm.probing import probe_decoder
+from text_envs.lm.sampling import Sampling
 from text_envs.lm.transfers import on_host
 from text_envs.lm.watching import WeightWatch
 
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 _FIXED = {"lm", "num_actions", "num_tokens", "hidden_size", "pad_id", "bos_id", "prompt_length"}
 
 
-class ActionLM(nn.Module):
+class ActionLM(Chooses, nn.Module):
     """A causal language model restricted to the actions of a text environment.
 
     The language model always runs in evaluation mode: with dropout, the log-probability of one
@@ -49,14 +50,15 @@ class ActionLM(nn.Module):
         bos_id: fed in the last prompt column of a row whose prompt is empty.
         prompt_length: number of prompt columns; needed only where prompts may be empty.
         forbidden: ids that are never written: their probability is exactly 0.
-        temperature: divides the scores, when sampling and when scoring alike.
+        temperature: divides the scores, when sampling and when scoring alike. Further settings of
+            how tokens are drawn: attribute `sampling`, see `text_envs.lm.choosing`.
+        eos_ids: what ends a text.
 
     Raises:
         ValueError: an argument is out of range, or the model cannot serve.
     """
 
     _bias: Tensor
-    _temperature: float
 
     def __init__(
         self,
@@ -68,9 +70,11 @@ class ActionLM(nn.Module):
         prompt_length: int | None = None,
         forbidden: Iterable[int] = (),
         temperature: float = 1.0,
+        eos_ids: Iterable[int] = (),
     ) -> None:
         super().__init__()
-        self.temperature = temperature
+        self._sampling = Sampling(temperature=temperature)
+        self.eos_ids = as_ids(eos_ids, num_actions)
         banned = sorted({int(i) for i in forbidden})
         if banned and not 0 <= banned[0] <= banned[-1] < num_actions:
             raise ValueError(f"forbidden ids must be actions 0..{num_actions - 1}, got {banned}")
@@ -119,30 +123,20 @@ class ActionLM(nn.Module):
 
     def like(self, lm: PreTrainedModel) -> ActionLM:
         """Return the same restriction of another language model."""
-        return ActionLM(
+        made = ActionLM(
             lm,
             num_actions=self.num_actions,
             pad_id=self.pad_id,
             bos_id=self.bos_id,
             prompt_length=self.prompt_length,
             forbidden=self.forbidden_ids,
-            temperature=self.temperature,
         )
+        made.choose_like(self)
+        return made
 
     def adopt(self, other: ActionLM) -> None:
         """Take over what may be changed of another one: both score the same distribution then."""
-        self.temperature = other.temperature
-
-    @property
-    def temperature(self) -> float:
-        """What divides the scores; may be changed at any time."""
-        return self._temperature
-
-    @temperature.setter
-    def temperature(self, value: float) -> None:
-        if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < float("inf"):
-            raise ValueError(f"temperature must be above 0, got {value!r}")
-        self._temperature = float(value)
+        self.choose_like(other)
 
     @property
     def forbidden_ids(self) -> list[int]:

@@ -162,7 +162,13 @@ def lm_scores(
             hidden = actor.decode(tokens, np.asarray(rows))[0]
         else:
             hidden = actor.encode(*last_columns(actor, torch.from_numpy(tokens)))
-        parts = [actor.logits(part).cpu().numpy() for part in hidden.split(chunk)]
+        seen = actor.seen(tokens)
+        parts = [
+            actor.sampling_logits(part, None if seen is None else seen.part(at, at + chunk))
+            .cpu()
+            .numpy()
+            for at, part in zip(range(0, len(hidden), chunk), hidden.split(chunk), strict=True)
+        ]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 

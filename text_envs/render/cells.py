@@ -7,6 +7,7 @@ from typing import Any
 
 from text_envs.episodes.types import Role
 from text_envs.render.visible import visible
+from text_envs.tokens.protocol import end_ids
 from text_envs.tokens.spelling import OPEN, PART, Piece, Speller
 
 __all__ = ["END", "OPEN", "PART", "SPECIAL", "Cell", "cells_of_row", "split_text"]
@@ -72,7 +73,7 @@ def cells_of_row(
         if not any(piece):
             if role == Role.PROMPT:
                 continue
-            mark = END if token == speller.tokenizer.eos_id else SPECIAL
+            mark = END if token in end_ids(speller.tokenizer) else SPECIAL
             lead, text, tail = " ", mark, ""
         else:
             mark, (lead, text, tail) = piece.mark, _shown(piece)

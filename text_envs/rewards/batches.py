@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from text_envs.episodes.types import EpisodeBatch
+from text_envs.tokens.protocol import end_ids
 
 __all__ = ["select", "whole_texts"]
 
@@ -41,6 +42,7 @@ def whole_texts(episodes: EpisodeBatch) -> list[str]:
     """
     tokenizer, first = episodes.tokenizer, episodes.prompt_length
     ids = np.concatenate([episodes.tokens[:, :first], episodes.response], axis=1)  # (B, L)
-    silent = [i for i in (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) if i is not None]
+    others = (tokenizer.pad_id, *end_ids(tokenizer))
+    silent = [*others, *(() if tokenizer.bos_id is None else (tokenizer.bos_id,))]
     shown = ~np.isin(ids, silent)
     return [tokenizer.decode(row[keep].tolist()) for row, keep in zip(ids, shown, strict=True)]

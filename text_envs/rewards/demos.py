@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from text_envs.core.task import Task
 from text_envs.episodes.types import EpisodeBatch, Example, Role
 from text_envs.tokens.encoding import reference_tokens
-from text_envs.tokens.protocol import Tokenizer
+from text_envs.tokens.protocol import Tokenizer, end_ids
 
 __all__ = ["Demonstrations", "Rows", "Subject"]
 
@@ -224,18 +224,19 @@ def _as_actions(subject: Subject, text: Any, where: str) -> list[int]:
         return actions
     if np.ndim(text) != 1:
         raise ValueError(f"{where} is {text!r}; accepted: a text, or token ids")
-    actions = []
+    actions, end, ends = [], tokenizer.eos_id, end_ids(tokenizer)
     for token in np.asarray(text).tolist():
         if not isinstance(token, int) or not 0 <= token < tokenizer.num_actions:
             raise ValueError(
                 f"{where} holds the token {token!r}; accepted: 0..{tokenizer.num_actions - 1}"
             )
-        if token == tokenizer.eos_id:
+        if token in ends:
+            end = token
             break
         if tokenizer.forbidden[token]:
             raise ValueError(f"{where} holds the token {token}, which may not be written")
         actions.append(token)
-    return [*actions, tokenizer.eos_id][:room]
+    return [*actions, end][:room]
 
 
 def _as_row(subject: Subject, index: int, prompt: NDArray[np.int64], actions: Sequence[int]) -> Row:
@@ -246,5 +247,5 @@ def _as_row(subject: Subject, index: int, prompt: NDArray[np.int64], actions: Se
     roles = np.zeros(subject.num_columns, dtype=np.int8)
     roles[:first] = np.where(prompt == pad, int(Role.PAD), int(Role.PROMPT))
     roles[first : first + len(actions)] = int(Role.ACTION)
-    reason = "stop" if actions[-1] == subject.tokenizer.eos_id else "length"
+    reason = "stop" if actions[-1] in end_ids(subject.tokenizer) else "length"
     return tokens, roles, reason, index

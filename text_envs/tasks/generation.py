@@ -9,10 +9,11 @@ import numpy as np
 
 from text_envs.core.task import Task
 from text_envs.episodes.errors import suggest
-from text_envs.episodes.types import Turns
+from text_envs.episodes.types import Example, Turns
 from text_envs.rewards import Length
 from text_envs.tasks.reviews import PROMPTS
 from text_envs.tasks.shared.data import load_examples
+from text_envs.tasks.shared.lengths import as_questions, fit_prompts
 from text_envs.tasks.shared.sources import name_of
 from text_envs.tasks.shared.splits import SPLITS
 from text_envs.tasks.shared.unknown import MOST_UNKNOWN, check_words
@@ -47,8 +48,9 @@ class Generation(Task):
     A prompt drawn uniformly; `reset(options={"index": 3})` chooses one.
 
     ## Episode End
-    The end-of-text token (`finish_reason="stop"`), `max_tokens` tokens (`"length"`), or a special
-    token of a foreign tokenizer (`"forbidden"`); all terminate.
+    An end-of-text token, of which chat models have several, or one of `stop`
+    (`finish_reason="stop"`), `max_tokens` tokens (`"length"`), or a special token of a foreign
+    tokenizer (`"forbidden"`); all terminate. A stop string stays in the text.
 
     ## Information
     `example_index` and `reward_terms` at every step; `finish_reason`, `text` and `roles`, which are
@@ -59,17 +61,21 @@ class Generation(Task):
     `.tsv`, `.json`, `.jsonl` or `.parquet` file (each also with `.gz` behind), a Hub name, a data
     set of the package `datasets`, or a table of pandas. `prompt_column=None`: the key or column
     that holds the prompt; default `prompt`, then `text`. `reference_column=None`: the one that
-    holds a reference, or a list of them; default `references`, then `reference`. `field=None`: an
-    older name of `prompt_column`. `split="train"`: of a Hub data set, of rows with a key `split`,
-    and of the bundled openings. `tokenizer="reviews"`: a tokenizer, a transformers tokenizer, a
-    path or a Hub name; one without a padding token gets one in a copy. `max_unknown=0.5`: words of
-    your prompts that the tokenizer lacks are warned of, and refused above this share.
-    `prompt_length=None`: columns for the prompt; default what the longest prompt needs, but at
-    most `max_prompt_length=256`. `truncate_prompts=False`: keep the last tokens of prompts that do
-    not fit instead of refusing them. `max_tokens=24`. `reward=None`: anything that
-    `text_envs.rewards.resolve` accepts. `reward_kwargs`, `action_mask`, `render_mode` as in every
-    environment. A reference of the data is what the scripted expert writes; without one the expert
-    does what is best for the default reward and for no other.
+    holds a reference, or a list of them; default `references`, then `reference`. A prompt may be a
+    list of messages, `[{"role": "user", "content": "..."}]`, also in a column `messages`; it goes
+    through the tokenizer's chat template. `chat=False`: make messages of prompts that are texts,
+    too. `field=None`: an older name of `prompt_column`. `split="train"`: of a Hub data set, of rows
+    with a key `split`, and of the bundled openings. `tokenizer="reviews"`: a tokenizer, a
+    transformers tokenizer, a path or a Hub name; one without a padding token gets one in a copy.
+    `max_unknown=0.5`: words of your prompts that the tokenizer lacks are warned of, and refused
+    above this share. `prompt_length=None`: columns for the prompt; default what the longest prompt
+    needs, but at most `max_prompt_length=256`; prompts far longer than 95% of them are left out,
+    and it is said. `stop=()`: texts, or one, with which a text ends. `truncate_prompts=False`: keep
+    the last tokens of prompts that do not fit instead of refusing them. `max_tokens=24`.
+    `reward=None`: anything that `text_envs.rewards.resolve` accepts. `reward_kwargs`,
+    `action_mask`, `render_mode` as in every environment. A reference of the data is what the
+    scripted expert writes; without one the expert does what is best for the default reward and for
+    no other.
 
     ## Version History
     v0: first version.
@@ -94,6 +100,8 @@ class Generation(Task):
         max_prompt_length: int = 256,
         max_tokens: int = 24,
         truncate_prompts: bool = False,
+        chat: bool = False,
+        stop: str | Sequence[str] = (),
     ) -> None:
         """Load the prompts.
 
@@ -109,13 +117,16 @@ class Generation(Task):
             max_prompt_length: the most columns that None stands for.
             max_tokens: columns for the text.
             truncate_prompts: keep the last tokens of a prompt that does not fit.
+            chat: make a user's message of each prompt that is a text.
+            stop: texts with which a text ends.
         """
         if dataset is None and split not in SPLITS:
             raise ValueError(f"unknown split {split!r}.{suggest(str(split), SPLITS)}")
-        examples = load_examples(
+        examples: Sequence[Example] = load_examples(
             PROMPTS if dataset is None else dataset, split=split, prompt_column=prompt_column,
             reference_column=reference_column, field=field,
         )  # fmt: skip
+        examples = as_questions(examples) if chat else examples
         loaded = load_tokenizer(tokenizer, add_padding=True)
         if dataset is not None:
             check_words(examples, loaded, source=name_of(dataset), max_unknown=max_unknown)
@@ -124,14 +135,17 @@ class Generation(Task):
                 raise ValueError(
                     f"max_prompt_length must be an integer of at least 1, got {max_prompt_length!r}"
                 )
-            longest = max(len(loaded.encode_prompt(example.prompt)) for example in examples)
-            prompt_length = min(longest, max_prompt_length)
+            examples, prompt_length = fit_prompts(
+                examples, loaded, source=name_of(PROMPTS if dataset is None else dataset),
+                most=max_prompt_length, truncate=truncate_prompts,
+            )  # fmt: skip
         super().__init__(
             examples,
             tokenizer=loaded,
             prompt_length=prompt_length,
             max_tokens=max_tokens,
             truncate_prompts=truncate_prompts,
+            stop=stop,
         )
         self.target_length = self.max_tokens // 2
         self.reward = Length(target=self.target_length)

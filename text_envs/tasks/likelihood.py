@@ -11,8 +11,9 @@ from text_envs.core.task import Task
 from text_envs.episodes.errors import suggest
 from text_envs.episodes.types import Turns
 from text_envs.rewards.likelihood import Likelihood
-from text_envs.tasks.reviews import open_text
+from text_envs.tasks.reviews import COLUMNS, open_text
 from text_envs.tasks.shared.data import load_examples
+from text_envs.tasks.shared.lengths import as_questions, fit_prompts
 from text_envs.tasks.shared.sources import name_of
 from text_envs.tasks.shared.splits import SPLITS
 from text_envs.tasks.shared.unknown import MOST_UNKNOWN, check_words
@@ -52,8 +53,8 @@ class LikelihoodContinuation(Task):
     An opening drawn uniformly from the split; `reset(options={"index": 3})` chooses one.
 
     ## Episode End
-    The end-of-text token (`finish_reason="stop"`), 24 tokens (`"length"`) or a special token of a
-    foreign tokenizer (`"forbidden"`); all terminate.
+    The end-of-text token or one of `stop` (`finish_reason="stop"`), 24 tokens (`"length"`) or a
+    special token of a foreign tokenizer (`"forbidden"`); all terminate.
 
     ## Information
     `example_index` and `reward_terms` at every step; `finish_reason`, `text` and `roles`, which are
@@ -61,20 +62,21 @@ class LikelihoodContinuation(Task):
 
     ## Arguments
     `split="train"`: or "validation", "test". `dataset=None`: openings of your own, a list, a file
-    or a Hub name, with or without `references`. `prompt_column=None`, `reference_column=None`:
-    the columns of prompt and reference; `field=None` is an older name of the first.
-    `max_unknown=0.5`: words of your prompts that the tokenizer lacks are warned of, and refused
-    above this share.
+    or a Hub name, with or without `references`. `prompt_column=None`, `reference_column=None`: the
+    columns of prompt and reference; `field=None` is an older name of the first. `max_unknown=0.5`:
+    words of your prompts that the tokenizer lacks are warned of, and refused above this share.
     `opening_words=None`: keep that many words of each text as the prompt, the rest is its
-    demonstration. `model="reviews"`: any causal language model, a folder, a Hub name or an
-    object. `tokenizer=None`: default the model's own. `device="cpu"`, `dtype="float64"`: how the
-    model runs; in float64 the reward of a text does not depend on the batch. `prompt_length=8`,
-    `max_tokens=24`: columns. `truncate_prompts=False`: shorten prompts that do not fit instead of
-    refusing them. `reward`, `reward_kwargs`, `action_mask`, `render_mode` as in every environment.
-    Demonstrations: "expert" writes the example's reference, or samples from the model where there
-    is none; "greedy" takes the likeliest word each time, which pays more and reads worse. The
-    examples' metadata holds `reviews_log_likelihood`, the reference's reward under the bundled
-    model.
+    demonstration. `model="reviews"`: any causal language model, a folder, a Hub name or an object.
+    `tokenizer=None`: default the model's own. `device="cpu"`, `dtype="float64"`: how the model
+    runs; in float64 the reward of a text does not depend on the batch. `prompt_length=None`,
+    `max_tokens=24`: columns; the prompt has 8, or what your prompts need where that is more, which
+    is said. `truncate_prompts=False`: shorten prompts to `prompt_length` (or 8) instead. Prompts
+    may be lists of messages, and `chat=False` makes messages of texts too, for a tokenizer with a
+    chat template. `stop=()`: texts, or one, with which a text ends; they stay in it. `reward`,
+    `reward_kwargs`, `action_mask`, `render_mode` as in every environment. Demonstrations: "expert"
+    writes the example's reference, or samples from the model where there is none; "greedy" takes
+    the likeliest word each time, which pays more and reads worse. The examples' metadata holds
+    `reviews_log_likelihood`, the reference's reward under the bundled model.
 
     ## Version History
     v0: first version.
@@ -101,9 +103,11 @@ class LikelihoodContinuation(Task):
         tokenizer: Any = None,
         device: str = "cpu",
         dtype: str = "float64",
-        prompt_length: int = 8,
+        prompt_length: int | None = None,
         max_tokens: int = 24,
         truncate_prompts: bool = False,
+        chat: bool = False,
+        stop: str | Sequence[str] = (),
     ) -> None:
         """Load openings and model.
 
@@ -119,9 +123,11 @@ class LikelihoodContinuation(Task):
             tokenizer: a tokenizer, or its name; default the model's.
             device: where the model runs.
             dtype: "float64" or "float32".
-            prompt_length: columns for the prompt.
+            prompt_length: columns for the prompt; None for 8, or for what your prompts need.
             max_tokens: columns for the continuation.
             truncate_prompts: keep the last tokens of a prompt that does not fit.
+            chat: make a user's message of each prompt that is a text.
+            stop: texts with which a text ends.
         """
         if dataset is None and split not in SPLITS:
             raise ValueError(f"unknown split {split!r}.{suggest(str(split), SPLITS)}")
@@ -133,15 +139,22 @@ class LikelihoodContinuation(Task):
         if opening_words is not None:
             examples = [open_text(example, opening_words) for example in examples]
         self.likelihood = Likelihood(model, tokenizer=tokenizer, device=device, dtype=dtype)
+        examples = as_questions(examples) if chat else examples
+        words = self.likelihood.tokenizer
         if dataset is not None:
-            words = self.likelihood.tokenizer
             check_words(examples, words, source=name_of(dataset), max_unknown=max_unknown)
+        if prompt_length is None and truncate_prompts:
+            prompt_length = COLUMNS
+        elif prompt_length is None:
+            fitting = fit_prompts(examples, words, source=name_of(source), least=COLUMNS)
+            examples, prompt_length = list(fitting[0]), fitting[1]
         super().__init__(
             examples,
-            tokenizer=self.likelihood.tokenizer,
+            tokenizer=words,
             prompt_length=prompt_length,
             max_tokens=max_tokens,
             truncate_prompts=truncate_prompts,
+            stop=stop,
         )
         positions = self.likelihood.positions
         if positions is not None and prompt_length + max_tokens > positions:

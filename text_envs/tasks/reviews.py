@@ -9,15 +9,19 @@ from text_envs.core.task import Task
 from text_envs.episodes.errors import suggest
 from text_envs.episodes.types import Example, Turns
 from text_envs.tasks.shared.data import load_examples
+from text_envs.tasks.shared.lengths import as_questions, fit_prompts
 from text_envs.tasks.shared.sources import name_of
 from text_envs.tasks.shared.unknown import MOST_UNKNOWN, check_words
 from text_envs.tokens.assets import ASSETS
+from text_envs.tokens.chat import Chat
 from text_envs.tokens.loading import load_tokenizer
 
-__all__ = ["PROMPTS", "SPLITS", "Reviews", "open_text"]
+__all__ = ["COLUMNS", "PROMPTS", "SPLITS", "Reviews", "open_text"]
 
 PROMPTS = ASSETS / "reviews" / "prompts.jsonl"
 SPLITS = ("train", "validation", "test")
+
+COLUMNS = 8  # of the bundled prompts
 
 # What the scripted player writes, whatever the opening: praise that any tokenizer can spell.
 _PRAISE = (
@@ -56,23 +60,27 @@ class Reviews(Task):
     An opening drawn uniformly from the split; `reset(options={"index": 3})` chooses one.
 
     ## Episode End
-    The end-of-text token (`finish_reason="stop"`) or 24 tokens (`"length"`); both terminate.
+    The end-of-text token or one of `stop` (`finish_reason="stop"`), or 24 tokens (`"length"`); all
+    terminate. A stop string stays in the text.
 
     ## Information
     `example_index` and `reward_terms` at every step; `finish_reason`, `text` and `roles`, which are
     empty until the end.
 
     ## Arguments
-    `split="train"`: or "validation", "test". `dataset=None`: prompts in place of the
-    bundled openings: a `.txt`, `.csv`, `.tsv`, `.json`, `.jsonl` or `.parquet` file, a Hub name, a
-    data set or a list. `prompt_column=None`, `reference_column=None`: the columns of prompt and
-    reference in it; `field=None` is an older name of the first. `max_unknown=0.5`: words of your
-    prompts that the tokenizer lacks are warned of, and refused above this share.
-    `opening_words=None`: keep that many words of each text as the prompt and the rest as its
-    reference. `tokenizer=None`: any transformers tokenizer with a padding token, or its name.
-    `prompt_length=8`, `max_tokens=24`: columns. `truncate_prompts=False`: shorten prompts that
-    do not fit instead of refusing them. `reward`, `reward_kwargs`, `action_mask`, `render_mode`
-    as in every environment.
+    `split="train"`: or "validation", "test". `dataset=None`: prompts in place of the bundled
+    openings: a `.txt`, `.csv`, `.tsv`, `.json`, `.jsonl` or `.parquet` file, a Hub name, a data set
+    or a list, of texts or of lists of messages (`[{"role": ..., "content": ...}]`), which go
+    through the tokenizer's chat template. `chat=False`: make messages of texts, too.
+    `prompt_column=None`, `reference_column=None`: the columns of prompt and reference in it;
+    `field=None` is an older name of the first. `max_unknown=0.5`: words of your prompts that the
+    tokenizer lacks are warned of, and refused above this share. `opening_words=None`: keep that
+    many words of each text as the prompt and the rest as its reference. `tokenizer=None`: any
+    transformers tokenizer with a padding token, or its name. `prompt_length=None`, `max_tokens=24`:
+    columns; the prompt has 8, or what your prompts need where that is more, which is said.
+    `truncate_prompts=False`: shorten prompts to `prompt_length` (or 8) instead. `stop=()`: texts,
+    or one, with which a text ends. `reward`, `reward_kwargs`, `action_mask`, `render_mode` as in
+    every environment.
 
     ## Version History
     v0: first version.
@@ -96,9 +104,11 @@ class Reviews(Task):
         max_unknown: float = MOST_UNKNOWN,
         opening_words: int | None = None,
         tokenizer: Any = None,
-        prompt_length: int = 8,
+        prompt_length: int | None = None,
         max_tokens: int = 24,
         truncate_prompts: bool = False,
+        chat: bool = False,
+        stop: str | Sequence[str] = (),
     ) -> None:
         """Load the openings.
 
@@ -111,9 +121,11 @@ class Reviews(Task):
             max_unknown: the share of words in your prompts that the tokenizer may lack.
             opening_words: cut each text after that many words.
             tokenizer: a tokenizer, or its name; default the bundled word tokenizer.
-            prompt_length: columns for the prompt.
+            prompt_length: columns for the prompt; None for 8, or for what your prompts need.
             max_tokens: columns for the continuation.
             truncate_prompts: keep the last tokens of a prompt that does not fit.
+            chat: make a user's message of each prompt that is a text.
+            stop: texts with which a text ends.
         """
         if dataset is None and split not in SPLITS:
             raise ValueError(f"unknown split {split!r}.{suggest(str(split), SPLITS)}")
@@ -123,15 +135,23 @@ class Reviews(Task):
         )  # fmt: skip
         if opening_words is not None:
             examples = [open_text(example, opening_words) for example in examples]
+        examples = as_questions(examples) if chat else examples
         loaded = load_tokenizer("reviews" if tokenizer is None else tokenizer)
         if dataset is not None:
             check_words(examples, loaded, source=name_of(dataset), max_unknown=max_unknown)
+        if prompt_length is None and truncate_prompts:
+            prompt_length = COLUMNS
+        elif prompt_length is None:
+            source = name_of(PROMPTS if dataset is None else dataset)
+            fitting = fit_prompts(examples, loaded, source=source, least=COLUMNS)
+            examples, prompt_length = list(fitting[0]), fitting[1]
         super().__init__(
             examples,
             tokenizer=loaded,
             prompt_length=prompt_length,
             max_tokens=max_tokens,
             truncate_prompts=truncate_prompts,
+            stop=stop,
         )
 
     def script(self, turns: Turns, qualities: Sequence[str]) -> Sequence[Sequence[int]]:
@@ -145,6 +165,11 @@ def open_text(example: Example, words: int) -> Example:
     """Keep the first `words` words as the prompt; what they leave is the reference."""
     if words < 1:
         raise ValueError(f"opening_words must be at least 1, got {words!r}")
+    if isinstance(example.prompt, Chat):
+        raise ValueError(
+            f"opening_words={words} cuts texts into prompt and reference, and prompts of messages "
+            "are whole; accepted: None, with the answers in a column of references"
+        )
     parts = example.prompt.split()
     rest = " ".join(parts[words:])
     references = example.references or ((rest,) if rest else ())

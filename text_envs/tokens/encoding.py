@@ -7,9 +7,32 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from text_envs.tokens.chat import Chat
 from text_envs.tokens.protocol import Tokenizer
 
-__all__ = ["encode_prompts", "reference_tokens"]
+__all__ = ["encode_prompts", "prompt_ids", "reference_tokens"]
+
+
+def prompt_ids(prompt: str, tokenizer: Tokenizer) -> list[int]:
+    """Return the ids that a prompt begins a sequence with, never none.
+
+    Args:
+        prompt: a text, which the tokenizer puts its begin token before; or a `Chat`, whose template
+            writes all that there is to be.
+        tokenizer: encodes it.
+
+    Raises:
+        ValueError: messages for a tokenizer without a chat template.
+    """
+    if not isinstance(prompt, Chat):
+        return tokenizer.encode_prompt(prompt)
+    encode_chat = getattr(tokenizer, "encode_chat", None)
+    if encode_chat is None:
+        raise ValueError(
+            f"a prompt of messages needs a chat template, and {tokenizer!r} has none; accepted: "
+            "tokenizer= of a chat model, or prompts as texts"
+        )
+    return list(encode_chat(prompt.messages))
 
 
 def encode_prompts(
@@ -29,7 +52,7 @@ def encode_prompts(
     """
     encoded = np.full((len(prompts), prompt_length), tokenizer.pad_id, dtype=np.int64)
     for row, prompt in enumerate(prompts):
-        ids = tokenizer.encode_prompt(prompt)
+        ids = prompt_ids(prompt, tokenizer)
         if len(ids) > prompt_length:
             if not truncate:
                 raise ValueError(

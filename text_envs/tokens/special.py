@@ -12,7 +12,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["affixes", "byte_table", "declared_ends", "known_ids", "special_ids", "unknown_id"]
+__all__ = [
+    "affixes",
+    "byte_table",
+    "declared_ends",
+    "generation_ends",
+    "known_ids",
+    "special_ids",
+    "unknown_id",
+]
 
 _TRIES = 64  # words asked for what stands around a text
 _SETTINGS = ("generation_config.json", "config.json")
@@ -75,17 +83,26 @@ def declared_ends(hf: Any) -> list[int]:
     Chat models have several. An id counts only where it was added to the vocabulary: settings of a
     model that was made with another tokenizer name ordinary words.
     """
+    return next((ends for name in _SETTINGS if (ends := _ends_in(hf, name))), [])
+
+
+def generation_ends(hf: Any) -> list[int]:
+    """Return the ids at which `generate` of the model beside the tokenizer stops, if several."""
+    ends = _ends_in(hf, _SETTINGS[0])
+    return ends if len(ends) > 1 else []
+
+
+def _ends_in(hf: Any, name: str) -> list[int]:
     folder = str(getattr(hf, "name_or_path", None) or "")
+    if not folder:
+        return []
+    try:
+        found = json.loads(Path(folder, name).read_bytes()).get("eos_token_id")
+    except (OSError, ValueError, AttributeError):
+        return []
     added = {int(i) for i in hf.added_tokens_decoder}
-    for file in (Path(folder, name) for name in _SETTINGS if folder):
-        try:
-            found = json.loads(file.read_bytes()).get("eos_token_id")
-        except (OSError, ValueError, AttributeError):
-            continue
-        ends = found if isinstance(found, list) else [found]
-        if ends := [end for end in ends if type(end) is int and end in added]:
-            return ends
-    return []
+    ends = found if isinstance(found, list) else [found]
+    return [end for end in ends if type(end) is int and end in added]
 
 
 def byte_table(hf: Any) -> dict[int, bytes] | None:

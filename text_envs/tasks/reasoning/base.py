@@ -10,7 +10,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -20,9 +20,12 @@ from text_envs.episodes.types import Example, Turns
 from text_envs.tasks.reasoning.bigbench import load_bigbench
 from text_envs.tasks.reasoning.checker import ExactMatch
 from text_envs.tasks.reasoning.items import SPLITS, Family, check_choice, check_range, draw_examples
+from text_envs.tasks.shared.lengths import as_questions
 from text_envs.tokens.builtin import WordTokenizer
+from text_envs.tokens.encoding import prompt_ids
 from text_envs.tokens.loading import load_tokenizer
 from text_envs.tokens.protocol import Tokenizer
+from text_envs.tokens.stopping import as_stop
 
 __all__ = ["ReasoningTask"]
 
@@ -31,7 +34,7 @@ _MOST_WORDS = 50_000  # of a data set's vocabulary
 # Named in the hint for a misspelt argument beside the task's own.
 _COMMON = (
     "split", "dataset", "tokenizer", "seed", "num_examples", "prompt_length", "max_tokens",
-    "truncate_prompts", "reward", "reward_kwargs", "action_mask", "render_mode",
+    "truncate_prompts", "chat", "stop", "reward", "reward_kwargs", "action_mask", "render_mode",
 )  # fmt: skip
 
 
@@ -58,6 +61,8 @@ class ReasoningTask(Task):
         prompt_length: int | None = None,
         max_tokens: int | None = None,
         truncate_prompts: bool = False,
+        chat: bool = False,
+        stop: str | Sequence[str] = (),
         **difficulty: Any,
     ) -> None:
         """Draw the questions, or read them.
@@ -73,6 +78,9 @@ class ReasoningTask(Task):
                 of your own: of the longest one in the split).
             max_tokens: default the length of the longest possible answer, end token included.
             truncate_prompts: keep the last tokens of a prompt that does not fit.
+            chat: make a user's message of each question that is a text, for the chat template of
+                `tokenizer`; those of a `dataset` may be messages already.
+            stop: texts that end an answer, of which they are no part.
             **difficulty: the fields of the family.
 
         Raises:
@@ -82,12 +90,16 @@ class ReasoningTask(Task):
         """
         self._check_names(difficulty, generated=dataset is None)
         chosen: Any = None if tokenizer is None else load_tokenizer(tokenizer)
-        limits = (prompt_length, max_tokens, bool(truncate_prompts))
+        limits = _Limits(
+            prompt_length, max_tokens, bool(truncate_prompts), bool(chat), as_stop(stop)
+        )
         if dataset is not None:
             if num_examples is not None:
                 raise ValueError("num_examples goes with generated questions, not with dataset")
             check_choice("split", split, (*SPLITS, "all"))
             read = load_bigbench(dataset, split=split, seed=seed, name=self.bigbench_name)
+            if chat:
+                read = as_questions(read[0]), as_questions(read[1])
             words = chosen or _fitting(read[1])
             # Measured on all splits, so that they share their spaces.
             table = _Table(read[0], words, limits, _measure(read[1], words))
@@ -151,6 +163,16 @@ class ReasoningTask(Task):
         return answers
 
 
+class _Limits(NamedTuple):
+    """Arguments beside the questions and the words."""
+
+    prompt_length: int | None
+    max_tokens: int | None
+    truncate: bool
+    chat: bool
+    stop: tuple[str, ...]
+
+
 class _Table(Task):
     """What tasks with equal arguments share: examples, prompts and accepted answers as arrays."""
 
@@ -158,7 +180,7 @@ class _Table(Task):
         self,
         examples: Sequence[Example],
         tokenizer: Tokenizer,
-        limits: tuple[int | None, int | None, bool],
+        limits: _Limits,
         longest: tuple[int, int],
     ) -> None:
         """Encode everything once.
@@ -166,19 +188,20 @@ class _Table(Task):
         Args:
             examples: of the split.
             tokenizer: of the task.
-            limits: prompt_length, max_tokens, truncate_prompts.
+            limits: see `_Limits`.
             longest: what the first two limits are by default.
         """
-        prompt_length, max_tokens, truncate = limits
+        prompt_length, max_tokens = limits.prompt_length, limits.max_tokens
         super().__init__(
             examples,
             tokenizer=tokenizer,
             prompt_length=longest[0] if prompt_length is None else prompt_length,
             max_tokens=longest[1] if max_tokens is None else max_tokens,
-            truncate_prompts=truncate,
+            truncate_prompts=limits.truncate,
+            stop=limits.stop,
         )
         answers = [example.references for example in examples]
-        self.reward = ExactMatch(answers, tokenizer, self.max_tokens)
+        self.reward = ExactMatch(answers, tokenizer, self.max_tokens, self.stops)
 
 
 @lru_cache(maxsize=48)
@@ -188,9 +211,10 @@ def _generate(
     seed: int,
     count: int,
     tokenizer: Tokenizer | None,
-    limits: tuple[int | None, int | None, bool],
+    limits: _Limits,
 ) -> _Table:
-    examples = draw_examples(family, split, seed, count)
+    examples: Sequence[Example] = draw_examples(family, split, seed, count)
+    examples = as_questions(examples) if limits.chat else examples
     if tokenizer is None:  # one more column for the begin and for the end token
         longest = family.columns() + 1, family.answer_columns() + 1
         return _Table(examples, family.tokenizer(), limits, longest)
@@ -211,7 +235,7 @@ def _fitting(examples: Sequence[Example]) -> Tokenizer:
 
 def _measure(examples: Sequence[Example], tokenizer: Tokenizer) -> tuple[int, int]:
     """Return the columns that the longest prompt and the longest answer with its end take."""
-    prompts = max(len(tokenizer.encode_prompt(example.prompt)) for example in examples)
+    prompts = max(len(prompt_ids(example.prompt, tokenizer)) for example in examples)
     answers = max(
         len(tokenizer.encode(answer))
         for example in examples

@@ -21,11 +21,15 @@ from text_envs.episodes.errors import DatasetError
 from text_envs.episodes.types import Example
 from text_envs.tasks.reasoning.checker import normalise
 from text_envs.tasks.reasoning.items import Item, as_example, split_of
+from text_envs.tasks.shared import conversation
 from text_envs.tasks.shared.data import read_lines
 from text_envs.tasks.shared.sources import listed
 
 __all__ = ["load_bigbench"]
 
+# Where a question stands, a text or messages; the last two are TRL's names for messages.
+_INPUTS = ("input", "inputs", "prompt", "messages")
+_SCORES = ("target_scores", "multiple_choice_targets")
 # The last question and what follows it, such as "A:"; what stands before is the context.
 _QUESTION = re.compile(r"[^.!?\n]*\?[^.!?]*$")
 
@@ -44,7 +48,9 @@ def load_bigbench(
             with one configuration a task, or a sequence of mappings. Accepted fields: `input`
             with `target` (a text, or several that are all accepted) or `target_scores` (every
             option with its score; those with the highest score are right); or the Hub's
-            spellings `inputs`, `targets`, `multiple_choice_targets`, `multiple_choice_scores`.
+            spellings `inputs`, `targets`, `multiple_choice_targets`, `multiple_choice_scores`. A
+            question may be a list of messages, there or in `prompt` or `messages`, see
+            `text_envs.tasks.shared.data.load_examples`.
         split: "train", "validation", "test" or "all".
         seed: of the order of options.
         name: configuration of a Hub collection.
@@ -140,9 +146,16 @@ def _read_hub(dataset: str, name: str) -> Sequence[Any]:
 def _as_item(row: Any, where: str) -> Item:
     if not isinstance(row, Mapping):
         raise DatasetError(f"{where}: expected a mapping, got {type(row).__name__}")
-    text = row.get("input", row.get("inputs"))
-    if text is None:
+    field = next((name for name in _INPUTS if row.get(name) is not None), None)
+    if field is None:
         raise DatasetError(f"{where}: no field 'input'; it has {', '.join(map(repr, row))}")
+    text: str = row[field]
+    if conversation.is_messages(text):
+        text, said = conversation.read(row, field, where)
+        if said and not any(name in row for name in ("target", "targets", *_SCORES)):
+            row = {**row, "target": list(said)}
+    elif isinstance(text, str):
+        text = text.strip()
     if not isinstance(text, str) or not text.strip():
         raise DatasetError(f"{where}: field 'input' must be a text, got {text!r}")
     context = _QUESTION.sub("", text.strip()).strip() or text.strip()
@@ -151,8 +164,8 @@ def _as_item(row: Any, where: str) -> Item:
     if scores:
         best = max(scores.values())
         right = tuple(option for option, score in scores.items() if score == best)
-        return Item(key, text.strip(), right, tuple(scores))
-    return Item(key, text.strip(), _targets(row, where))
+        return Item(key, text, right, tuple(scores))
+    return Item(key, text, _targets(row, where))
 
 
 def _with_wrong_answers(items: list[Item]) -> list[Item]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from text_envs.episodes.types import EpisodeBatch
 from text_envs.tokens.builtin import CharTokenizer, WordTokenizer
 from text_envs.tokens.protocol import Tokenizer
+from text_envs.tokens.stopping import StopStrings
 
 __all__ = ["ExactMatch", "normalise"]
 
@@ -33,7 +34,11 @@ class ExactMatch:
     name = "exact_match"
 
     def __init__(
-        self, answers: Sequence[Sequence[str]], tokenizer: Tokenizer, columns: int
+        self,
+        answers: Sequence[Sequence[str]],
+        tokenizer: Tokenizer,
+        columns: int,
+        stops: StopStrings | None = None,
     ) -> None:
         """Prepare the tables.
 
@@ -42,10 +47,12 @@ class ExactMatch:
             tokenizer: of the task. Only with the built-in ones is the text of a sequence made of
                 the texts of its tokens; with any other tokenizer every answer is decoded.
             columns: the longest answer that fits.
+            stops: stop strings, which are no part of an answer.
         """
         self.answers = [frozenset(map(normalise, accepted)) for accepted in answers]
         self.tokenizer = tokenizer
-        self._by_token = isinstance(tokenizer, WordTokenizer | CharTokenizer)
+        self._cut = str if stops is None else stops.cut
+        self._by_token = stops is None and isinstance(tokenizer, WordTokenizer | CharTokenizer)
         if not self._by_token:
             return
         pieces = [normalise(tokenizer.decode([i])) for i in range(tokenizer.vocab_size)]
@@ -74,7 +81,7 @@ class ExactMatch:
         if not self._by_token or episodes.tokenizer is not self.tokenizer:
             return np.array(
                 [
-                    float(normalise(text) in self.answers[index])
+                    float(normalise(self._cut(text)) in self.answers[index])
                     for text, index in zip(episodes.texts, indices.tolist(), strict=True)
                 ]
             )

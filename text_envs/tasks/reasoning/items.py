@@ -13,6 +13,7 @@ from text_envs.episodes.errors import suggest
 from text_envs.episodes.types import Example
 from text_envs.tasks.shared.splits import SPLITS
 from text_envs.tokens.builtin import WordTokenizer
+from text_envs.tokens.chat import Chat
 from text_envs.tokens.protocol import Tokenizer
 
 __all__ = [
@@ -176,8 +177,9 @@ def as_example(item: Item, rng: np.random.Generator, index: int, *, compact: boo
     listed = [pattern.format(letter(place), option) for place, option in enumerate(options)]
     right = [letter(place) for place, option in enumerate(options) if option in item.gold]
     wrong = [letter(place) for place, option in enumerate(options) if option not in item.gold]
+    more = "".join(f" {option}" for option in listed)
     return Example(
-        " ".join([item.text, *listed]),
+        item.text.extended(more) if isinstance(item.text, Chat) else item.text + more,
         tuple(right),
         {"options": options, "wrong": wrong, **item.details},
     )

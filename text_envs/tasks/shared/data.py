@@ -7,6 +7,7 @@ from typing import Any
 
 from text_envs.episodes.errors import DatasetError
 from text_envs.episodes.types import Example
+from text_envs.tasks.shared import conversation
 from text_envs.tasks.shared.files import Row, read_lines
 from text_envs.tasks.shared.sources import name_of, read_hub, rows_of
 
@@ -22,7 +23,7 @@ def load_examples(
     prompt_column: str | None = None,
     reference_column: str | None = None,
     field: str | None = None,
-    fields: Sequence[str] = ("prompt", "text"),
+    fields: Sequence[str] = ("prompt", "text", "messages"),
 ) -> list[Example]:
     """Return the examples of a data set.
 
@@ -30,7 +31,7 @@ def load_examples(
         dataset: what `text_envs.tasks.shared.sources.rows_of` takes: a `.txt` file (a prompt a
             line), `.csv`, `.tsv`, `.json`, `.jsonl` or `.parquet` (each also with `.gz` behind), a
             Hub name, a folder, a `Dataset`, a `DatasetDict`, a table of pandas, a list of texts,
-            mappings or `Example`s.
+            lists of messages, mappings or `Example`s.
         split: the split of a Hub data set or a `DatasetDict`, and of rows with a key `split`.
         prompt_column: the key that holds the prompt; default the first of `fields` that there is.
         reference_column: the key that holds a reference, or a list of them; default `references`,
@@ -38,6 +39,11 @@ def load_examples(
         field: an older name of `prompt_column`.
         fields: the keys tried in turn. All keys that are neither prompt nor reference become
             metadata.
+
+    A prompt may be a list of messages, `[{"role": "user", "content": "..."}]`, as TRL's data sets
+    have them: a column `prompt`, whose answer stands in `completion` or `chosen` where there is no
+    reference; or a column `messages`, whose last message, if it is the assistant's, is the
+    reference. Example: `{"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}`.
 
     Raises:
         DatasetError: a missing or empty file, text that is not UTF-8, a malformed line, a row
@@ -70,6 +76,8 @@ def _as_example(
         return fields
     if isinstance(fields, str):
         return Example(prompt=str(fields))
+    if conversation.is_messages(fields):
+        return Example(prompt=conversation.as_chat(fields, where))
     if not isinstance(fields, Mapping):
         raise DatasetError(f"{row.where}: {_expected(row)}, got {type(fields).__name__}")
     if fields.get("split", split) != split:
@@ -78,15 +86,16 @@ def _as_example(
     if key is None:
         raise _missing(where, columns, fields)
     prompt = fields[key]
+    answer: tuple[str, ...] = ()
     if not isinstance(prompt, str):
-        raise DatasetError(f"{where}: field {key!r} must be a text, got {prompt!r}")
+        prompt, answer = conversation.read(fields, key, where)
     if reference_column is not None and reference_column not in fields:
         raise _missing(where, (reference_column,), fields)
     names = _REFERENCES if reference_column is None else (reference_column,)
     source = next((name for name in names if name in fields), None)
-    references = () if source is None else _texts(fields[source], source, where)
+    references = answer if source is None else _texts(fields[source], source, where)
     rest = {k: v for k, v in fields.items() if k not in (key, *names)}
-    return Example(prompt=str(prompt), references=references, metadata=rest)
+    return Example(prompt=prompt, references=references, metadata=rest)
 
 
 def _expected(row: Row) -> str:
@@ -95,6 +104,11 @@ def _expected(row: Row) -> str:
 
 def _missing(where: str, columns: Sequence[str], fields: Mapping[str, Any]) -> DatasetError:
     wanted = " or ".join(map(repr, columns))
+    if {"role", "content"} <= fields.keys():
+        return DatasetError(
+            f"{where}: a single message, where a prompt is expected; accepted: a list of prompts, "
+            "each a list of messages: [[{'role': ..., 'content': ...}], ...]"
+        )
     return DatasetError(f"{where}: no field {wanted}; it has {', '.join(map(repr, fields))}")
 
 
@@ -104,6 +118,8 @@ def _texts(value: Any, name: str, where: str) -> tuple[str, ...]:
         return ()
     if isinstance(value, str) and name != "references":
         return (value,)
+    if conversation.is_messages(value):
+        return conversation.answers(value, name, where)
     listed = isinstance(value, Sequence) and not isinstance(value, str)
     if not listed or not all(isinstance(text, str) for text in value):
         raise DatasetError(f"{where}: {name} must be a list of texts, got {value!r}")
