@@ -32,6 +32,7 @@ from agents.policies.seq2seq_cache import Read, SideBySide
 from text_envs.lm.action_lm import ActionLM
 from text_envs.lm.checks import scale_between
 from text_envs.lm.loading import load_lm
+from text_envs.lm.precision import without_cast_cache
 from text_envs.tokens.protocol import Tokenizer
 
 if TYPE_CHECKING:
@@ -150,6 +151,7 @@ class Seq2SeqLM(ActionLM):
 
     # -- as an actor -----------------------------------------------------------------------------
 
+    @without_cast_cache
     def _encode(self, tokens: Tensor, columns: Tensor, mask: Tensor) -> Tensor:
         index = torch.where(mask, columns - (self.split - 1), 0)  # (B, T)
         fed = int(index.max()) if index.numel() else 0
@@ -159,6 +161,7 @@ class Seq2SeqLM(ActionLM):
         row = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(mask)[mask]
         return hidden[row, index[mask]]
 
+    @without_cast_cache
     @torch.inference_mode()
     def _decode(
         self, tokens: NDArray[np.int64], rows: NDArray[np.int64] | None
@@ -229,10 +232,10 @@ class Seq2SeqPolicy(CausalLMPolicy):
     actor_class: ClassVar[type[ActionLM]] = Seq2SeqLM
 
     def load_model(
-        self, model: str | os.PathLike[str] | PreTrainedModel
+        self, model: str | os.PathLike[str] | PreTrainedModel, dtype: Any = None
     ) -> tuple[PreTrainedModel, Tokenizer | None]:
         """Return the language model of the actor and, if it comes with one, its tokenizer."""
-        return load_lm(model, seq2seq=True)
+        return load_lm(model, dtype=dtype, seq2seq=True)
 
 
 def _end_id(lm: PreTrainedModel) -> int | None:

@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from text_envs.lm.cache import CachedDecoder
-from text_envs.lm.checks import check_attention, check_rows, scale_between
+from text_envs.lm.checks import check_attention, check_positions, check_rows, scale_between
 from text_envs.lm.encoding import encode
 from text_envs.lm.likelihood import entropy, linear_log_probs, token_log_probs
+from text_envs.lm.precision import autocast_mark, without_cast_cache
 from text_envs.lm.probing import probe_decoder
+from text_envs.lm.rows import count_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -76,7 +78,7 @@ class ActionLM(nn.Module):
             raise ValueError(f"all {num_actions} actions are forbidden; nothing could be written")
         self._check_architecture(lm)
         head = lm.get_output_embeddings()
-        rows = int(cast(nn.Embedding, lm.get_input_embeddings()).weight.shape[0])
+        rows = count_rows(lm)
         check_rows(lm, rows, num_actions)
         self.lm = lm
         self.num_actions, self.num_tokens = num_actions, rows
@@ -192,10 +194,12 @@ class ActionLM(nn.Module):
         completed = self.complete(tokens.cpu().numpy())
         return self._encode(torch.from_numpy(completed).to(tokens.device), columns, mask)
 
+    @without_cast_cache
     def _encode(self, tokens: Tensor, columns: Tensor, mask: Tensor) -> Tensor:
         ids = {"pad_id": self.pad_id, "fill_id": self._fill_id}
         return encode(self.lm.base_model, tokens, columns, mask, **ids)
 
+    @without_cast_cache
     def logits(self, hidden: Tensor) -> Tensor:
         """Return scores of the actions `(M, A)` in float32; forbidden ones are minus infinity."""
         head = self.lm.get_output_embeddings()
@@ -244,6 +248,7 @@ class ActionLM(nn.Module):
         """
         return self._decode(self.complete(tokens), rows)
 
+    @without_cast_cache
     def _decode(
         self, tokens: NDArray[np.int64], rows: NDArray[np.int64] | None
     ) -> tuple[Tensor, NDArray[np.int64]]:
@@ -295,7 +300,8 @@ class ActionLM(nn.Module):
 
     def _fingerprint(self) -> int:
         """Return a number that changes with every in-place update of a weight."""
-        return sum(p._version + p.data_ptr() for p in self._watched)
+        weights = sum(p._version + p.data_ptr() for p in self._watched)
+        return weights + autocast_mark(self._bias.device)
 
     # -- checks at construction ----------------------------------------------------------------
 
@@ -308,12 +314,7 @@ class ActionLM(nn.Module):
 
     def check_length(self, columns: int) -> None:
         """Raise a ValueError if the model has fewer positions than an observation has columns."""
-        positions = getattr(self.lm.config, "max_position_embeddings", None)
-        if positions is not None and positions < columns:
-            raise ValueError(
-                f"{type(self.lm).__name__} has {positions} positions, observations have {columns} "
-                "columns; lower prompt_length or max_tokens of the environment"
-            )
+        check_positions(self.lm, columns)
 
     @torch.no_grad()
     def _probe_head(self) -> float:
