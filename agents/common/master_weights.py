@@ -46,7 +46,6 @@ def with_master_weights(kind: type[torch.optim.Optimizer]) -> type[torch.optim.O
     copies and checkpoints have them. Whoever changes a parameter by other means is obeyed: the
     weight that no longer rounds to its parameter is taken from it anew.
     """
-
     if (found := _MADE.get(kind)) is not None:
         return found
 
