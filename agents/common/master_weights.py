@@ -46,53 +46,53 @@ def with_master_weights(kind: type[torch.optim.Optimizer]) -> type[torch.optim.O
     copies and checkpoints have them. Whoever changes a parameter by other means is obeyed: the
     weight that no longer rounds to its parameter is taken from it anew.
     """
-    if (found := _MADE.get(kind)) is not None:
-        return found
+    if kind not in _MADE:
 
-    class Master(kind):  # type: ignore[valid-type, misc]
-        without_master = kind
+        class Master(kind):  # type: ignore[valid-type, misc]
+            without_master = kind
 
-        @torch.no_grad()
-        def step(self, closure: Any = None) -> Any:
-            """Take a step in float32 and round the result."""
-            if closure is not None:
-                raise ValueError("optimisers with master weights take no closure")
-            with self._in_float32(gradients=True):
-                return super().step()
+            @torch.no_grad()
+            def step(self, closure: Any = None) -> Any:
+                """Take a step in float32 and round the result."""
+                if closure is not None:
+                    raise ValueError("optimisers with master weights take no closure")
+                with _in_float32(self, gradients=True):
+                    return super().step()
 
-        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-            """Take over a state; its moments stay float32."""
-            with self._in_float32(gradients=False):
-                super().load_state_dict(state_dict)
+            def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+                """Take over a state; its moments stay float32."""
+                with torch.no_grad(), _in_float32(self, gradients=False):
+                    super().load_state_dict(state_dict)
 
-        @contextmanager
-        def _in_float32(self, *, gradients: bool) -> Iterator[None]:
-            """Let low-precision parameters be their master weights, with gradients if asked for."""
-            lent = []
-            for p in (p for group in self.param_groups for p in group["params"]):
-                if p.dtype in _LOW and (p.grad is not None or not gradients):
-                    low, gradient = p.data, p.grad
-                    p.grad = None
-                    p.data = _master(self.state.get(p, {}).get(_MASTER), low)
-                    p.grad = gradient.float() if gradients else None
-                    lent.append((p, low, gradient))
-            try:
-                yield
-            finally:
-                for p, low, gradient in lent:
-                    master, p.grad = p.data, None
-                    p.data, p.grad = low, gradient
-                    if gradients:
-                        p.copy_(master)  # in place, so that caches notice
-                        self.state[p][_MASTER] = master
+            def __reduce_ex__(self, protocol: Any) -> Any:
+                """Return how a copy is made: classes made on the fly have no name of their own."""
+                return _blank, (kind,), self.__getstate__()
 
-        def __reduce_ex__(self, protocol: Any) -> Any:
-            """Return how a copy is made: classes made on the fly have no name to find them by."""
-            return _blank, (kind,), self.__getstate__()
+        Master.__name__ = Master.__qualname__ = f"{kind.__name__}WithMasterWeights"
+        _MADE[kind] = Master
+    return _MADE[kind]
 
-    Master.__name__ = Master.__qualname__ = f"{kind.__name__}WithMasterWeights"
-    _MADE[kind] = Master
-    return Master
+
+@contextmanager
+def _in_float32(optimizer: torch.optim.Optimizer, *, gradients: bool) -> Iterator[None]:
+    """Let low-precision parameters be their master weights, with gradients if asked for."""
+    lent = []
+    for p in (p for group in optimizer.param_groups for p in group["params"]):
+        if p.dtype in _LOW and (p.grad is not None or not gradients):
+            low, gradient = p.data, p.grad
+            p.grad = None
+            p.data = _master(optimizer.state.get(p, {}).get(_MASTER), low)
+            p.grad = gradient.float() if gradients else None
+            lent.append((p, low, gradient))
+    try:
+        yield
+    finally:
+        for p, low, gradient in lent:
+            master, p.grad = p.data, None
+            p.data, p.grad = low, gradient
+            if gradients:
+                p.copy_(master)  # in place, so that caches notice
+                optimizer.state[p][_MASTER] = master
 
 
 def _master(known: Tensor | None, low: Tensor) -> Tensor:

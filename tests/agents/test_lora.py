@@ -15,7 +15,14 @@ from adapter_helpers import ALGORITHMS, TOY, VALUES, held, make, neox, peft_mode
 from hir_helpers import tiny_t5
 from models import tiny_gpt2, tiny_llama
 from test_copies import COPIES, modules_of, storages
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    pipeline,
+)
 
 import agents
 import text_envs
@@ -254,7 +261,8 @@ def test_a_saved_agent_with_adapters_is_a_start_for_another(
     again = agents.PPO.load(tmp_path / "bc", device="cpu")
     assert_same(parameters(agent), parameters(again))
     values = make("ILQL", recorded, model=tmp_path / "bc")
-    assert held(values.policy) < 2 * held(values.policy.actor)
+    heads = held(values.policy.critic.heads, values.policy.target.heads)
+    assert held(values.policy) - heads < 1.2 * held(values.policy.actor)
 
 
 # -- saving --------------------------------------------------------------------------------------
@@ -275,8 +283,10 @@ def test_a_named_base_is_not_saved_and_found_again(named: str, tmp_path: Path) -
 
 
 def test_the_bundled_base_keeps_its_name(tmp_path: Path) -> None:
-    agent = agents.RLOO("CausalLMPolicy", "text_envs/Reviews-v0", n_episodes=8, group_size=2,
-                        kl_coef=0.1, device="cpu", policy_kwargs={"lora": LORA}).learn(8)  # fmt: skip
+    agent = agents.RLOO(
+        "CausalLMPolicy", "text_envs/Reviews-v0", n_episodes=8, group_size=2, kl_coef=0.1,
+        device="cpu", policy_kwargs={"lora": LORA},
+    ).learn(8)  # fmt: skip
     agent.save(tmp_path / "a")
     size = sum(p.stat().st_size for p in (tmp_path / "a").rglob("*") if p.is_file())
     whole = 4 * sum(p.numel() for p in agent.policy.actor.lm.parameters())
@@ -299,13 +309,15 @@ def test_a_base_that_no_name_finds_is_saved(
     changed = AutoModelForCausalLM.from_pretrained(named)  # has a name, and other weights by now
     with torch.no_grad():
         changed.get_input_embeddings().weight.mul_(2)
-    agent = ppo(peft_model(changed, trained=False), policy_kwargs={"lora": None})
+    agent = ppo(
+        peft_model(changed, trained=False, fan_in_fan_out=True), policy_kwargs={"lora": None}
+    )
     agent.save(tmp_path / "b")
     assert "has other weights" in caplog.text
     assert_same(parameters(agent), parameters(agents.PPO.load(tmp_path / "b", device="cpu")))
 
     same = AutoModelForCausalLM.from_pretrained(named)
-    agent = ppo(peft_model(same, trained=True), policy_kwargs={"lora": None})
+    agent = ppo(peft_model(same, trained=True, fan_in_fan_out=True), policy_kwargs={"lora": None})
     agent.save(tmp_path / "c")
     assert not (tmp_path / "c" / "policy" / "lm" / "base").exists()
     assert_same(parameters(agent), parameters(agents.PPO.load(tmp_path / "c", device="cpu")))
@@ -469,8 +481,10 @@ def test_arguments_that_cannot_work(lora: Any, error: Any, message: str) -> None
 
 
 def test_a_family_that_peft_does_not_know_asks_for_its_layers() -> None:
-    lm = tiny_gpt2(6)
-    lm.config.model_type = "mine"
+    class Mine(GPT2Config):
+        model_type = "mine"
+
+    lm = GPT2LMHeadModel(Mine(vocab_size=6, n_embd=16, n_layer=1, n_head=2))
     with pytest.raises(ValueError, match=r"does not fit GPT2LMHeadModel.*c_attn, c_fc, c_proj"):
         add_lora(lm, {"r": 2})
     add_lora(tiny_gpt2(6), {"r": 2, "target_modules": ["c_attn"]})
@@ -485,10 +499,10 @@ def test_lora_cannot_be_set_later() -> None:
 def test_peft_is_imported_only_for_adapters() -> None:
     code = (
         "import sys, agents; "
-        "agents.PPO('CausalLMPolicy', 'text_envs/Toy-v0', n_episodes=4, device='cpu', "
+        "agents.PPO('CausalLMPolicy', 'text_envs/Toy-v0', n_episodes=8, device='cpu', "
         "policy_kwargs={'model': {'layers': 1, 'width': 16}}).learn(4); "
         "print('peft' in sys.modules); sys.modules['peft'] = None\n"
-        "try:\n    agents.PPO('CausalLMPolicy', 'text_envs/Toy-v0', n_episodes=4, "
+        "try:\n    agents.PPO('CausalLMPolicy', 'text_envs/Toy-v0', n_episodes=8, "
         "policy_kwargs={'model': {'layers': 1, 'width': 16}, 'lora': {'r': 2}})\n"
         "except ImportError as error:\n    print(error)"
     )

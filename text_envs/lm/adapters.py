@@ -141,9 +141,9 @@ def adopt_peft(model: Any) -> PreTrainedModel:
                 "(merge_and_unload), which is then trained whole"
             )
     lm = model.get_base_model()
+    if any(part.merged for part, _, _ in _wrapped(lm)):
+        raise ValueError("the adapter of a PeftModel is merged into its base; unmerge it first")
     if base_of(lm) is None:
-        if any(part.merged for part, _, _ in _wrapped(lm)):
-            raise ValueError("the adapter of a PeftModel is merged into its base; unmerge it first")
         name = getattr(lm.config, "_name_or_path", "") or config.base_model_name_or_path or None
         lm.adapted_base = Base(name, adapter=active[0])
     lm.requires_grad_(False)
