@@ -76,7 +76,6 @@ for conditional models), 2206.00761, 2112.00791; Go et al. 2023 (f-DPG), 2302.08
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from typing import Any
 
@@ -99,6 +98,7 @@ from agents.rollouts.rollout import Rollout
 from agents.training.arguments import ReferenceArguments
 from agents.training.distributional import TargetAlgorithm
 from agents.training.targets import MomentTarget, make_target
+from text_envs.lm.sharing import load_own_state, own_state, shared_copy
 
 __all__ = ["DPG"]
 
@@ -193,10 +193,11 @@ class DPG(TargetAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        # A copy of the whole policy: as a behaviour it needs caches and random numbers alike.
+        # A copy of the whole policy: as a behaviour it needs caches and random numbers alike. Under
+        # adapters both have one base.
         self._sampler = None
         if self.proposal != "policy":
-            self._sampler = copy.deepcopy(self.policy)
+            self._sampler = shared_copy(self.policy)
         self._sample_from_reference()
 
     def _sample_from_reference(self) -> None:
@@ -218,14 +219,14 @@ class DPG(TargetAlgorithm):
     def own_state(self) -> dict[str, Any]:
         """Return what is saved beside weights and arguments, an adaptive proposal included."""
         adaptive = self._sampler if self.proposal == "adaptive" else None
-        sampler = None if adaptive is None else dict(adaptive.state_dict())
+        sampler = None if adaptive is None else own_state(adaptive)
         return {**super().own_state(), "sampler": sampler}
 
     def set_own_state(self, state: dict[str, Any]) -> None:
         """Take over what `own_state` returned."""
         super().set_own_state(state)
         if self._sampler is not None and state["sampler"] is not None:
-            self._sampler.load_state_dict(state["sampler"])
+            load_own_state(self._sampler, state["sampler"])
 
     _sampler: CausalLMPolicy | None
 
@@ -304,7 +305,7 @@ class DPG(TargetAlgorithm):
         self.logger.record("target/tvd", total_variation(p, q, pi, z).item())
         if self.proposal == "adaptive" and self._n_updates % self.proposal_interval == 0:
             if kl_pi < kl_q and self._sampler is not None:
-                self._sampler.load_state_dict(self.policy.state_dict())
+                load_own_state(self._sampler, own_state(self.policy))
 
 
 def _check_divergence(divergence: str, accept: float | None) -> None:

@@ -32,6 +32,7 @@ from agents.common.arguments import parameters_of, refuse_unknown
 from agents.common.envs import tokenizer_of
 from text_envs.episodes.errors import DatasetError
 from text_envs.lm.loading import BUNDLED
+from text_envs.lm.sharing import SharedReference, base_of, own_state, shares_base
 from text_envs.tokens.vocabulary import check_vocabulary
 
 __all__ = [
@@ -46,7 +47,9 @@ __all__ = [
 SPECIAL = {"policy", "env", "device", "reference", "num_envs", "policy_kwargs", "dataset"}
 
 
-def save_algorithm(algorithm: Any, path: str | os.PathLike[str]) -> None:
+def save_algorithm(
+    algorithm: Any, path: str | os.PathLike[str], *, save_base: bool = False
+) -> None:
     """Save everything that decides how training goes on, to a folder or a `.zip`."""
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"path must be a folder or a .zip file, got {type(path).__name__}")
@@ -61,16 +64,27 @@ def save_algorithm(algorithm: Any, path: str | os.PathLike[str]) -> None:
         "policy": type(algorithm.policy).__name__,
         "arguments": arguments,
         "n_envs": algorithm.n_envs,
-        "reference": getattr(algorithm, "reference_name", None),  # an offline algorithm has none
+        "reference": _reference_facts(algorithm),
         "tokenizer": algorithm.policy.vocabulary,
     }
     reference = getattr(algorithm, "reference", None)
     with writing_checkpoint(path, config) as tree:
-        write_policy(algorithm.policy, tree / "policy")
-        if reference is not None and config["reference"] is None:
-            write_lm(reference.lm, tree / "reference")
+        write_policy(algorithm.policy, tree / "policy", path, save_base)
+        if reference is not None and isinstance(config["reference"], dict):
+            save_tree(own_state(reference), tree, "reference")
+        elif reference is not None and config["reference"] is None:
+            write_lm(reference.lm, tree / "reference", path, save_base)
         save_tree(optimizer_tree(algorithm.policy.optimizer), tree, "optimizer")
         save_tree(state_of(algorithm), tree, "state")
+
+
+def _reference_facts(algorithm: Any) -> Any:
+    """Return what tells where the reference is: a bundled name, the policy's base, or None."""
+    reference = getattr(algorithm, "reference", None)  # an offline algorithm has none
+    if reference is not None and shares_base(reference, algorithm.policy.actor):
+        base = base_of(reference.lm)
+        return {"shared": True, "adapters": base is not None and base.adapter is not None}
+    return getattr(algorithm, "reference_name", None)
 
 
 def _argument(algorithm: Any, name: str) -> Any:
@@ -190,7 +204,13 @@ def _made(
 
 
 def _saved_reference(path: Any, tree: Path, name: Any) -> Any:
-    """Return what the reference is loaded from: its own folder, or the name of a bundled model."""
+    """Return what the reference is loaded from: its own folder, or the name of a bundled model.
+
+    Or, of one that shares the policy's base, what it has of its own.
+    """
+    if isinstance(name, dict):
+        with reading(f"{path}: reference.json"):
+            return SharedReference(name.get("adapters") is True, load_tree(tree, "reference"))
     if name is not None and name not in BUNDLED:
         raise CheckpointError(
             f"{path}: config.json: reference must be null or one of {BUNDLED}, got {name!r}"

@@ -21,6 +21,17 @@ from agents.checkpoints.exports import write_actor, write_lm
 from agents.checkpoints.storage import open_checkpoint, writing_checkpoint
 from agents.common.arguments import refuse_unknown
 from agents.common.checks import check_device
+from text_envs.lm.adapter_files import (
+    BASE,
+    WEIGHTS,
+    add_saved,
+    has_adapter_files,
+    is_seq2seq,
+    read_weights,
+)
+from text_envs.lm.adapter_files import CONFIG as ADAPTERS
+from text_envs.lm.loading import load_lm
+from text_envs.lm.sharing import base_of, own_state
 
 __all__ = [
     "load_policy",
@@ -41,11 +52,11 @@ POLICY = "policy.json"
 _MOST_LAYERS, _MOST_WIDTH = 2_000, 10**8
 
 
-def save_policy(policy: Any, path: str | os.PathLike[str]) -> None:
+def save_policy(policy: Any, path: str | os.PathLike[str], *, save_base: bool = False) -> None:
     """Save a `CausalLMPolicy` alone, without optimiser; `policy.load` reads it."""
     config = {"policy": type(policy).__name__, "tokenizer": policy.vocabulary}
     with writing_checkpoint(path, config) as tree:
-        write_policy(policy, tree)
+        write_policy(policy, tree, path, save_base)
 
 
 def load_policy(cls: Any, path: str | os.PathLike[str], device: Any, **overrides: Any) -> Any:
@@ -71,7 +82,10 @@ def read_content(path: str | os.PathLike[str], tree: Path) -> tuple[Path, dict[s
         CheckpointError: a file that every policy has is missing, or has other fields.
     """
     folder = tree / "policy" if (tree / "policy").is_dir() else tree
-    for name in (POLICY, "lm/config.json", "lm/model.safetensors", "value.safetensors"):
+    files = ("config.json", "model.safetensors")
+    if has_adapter_files(folder / "lm"):
+        files = (ADAPTERS, WEIGHTS)
+    for name in (POLICY, *(f"lm/{file}" for file in files), "value.safetensors"):
         if not (folder / name).is_file():
             inside = (folder / name).relative_to(tree).as_posix()
             raise CheckpointError(f"{path}: file {inside} is missing")
@@ -81,8 +95,10 @@ def read_content(path: str | os.PathLike[str], tree: Path) -> tuple[Path, dict[s
         words = content["vocabulary"]
         if words is not None and not (isinstance(words, dict) and "sha256" in words):
             raise CheckpointError(f"{POLICY}: vocabulary must be null or facts, got {words!r}")
-        for name in filter(lambda at: (folder / at).is_dir(), _FOLDERS.values()):
-            _check_size(folder / name / "config.json")
+        for at in _FOLDERS.values():
+            for config in (folder / at / "config.json", folder / at / BASE / "config.json"):
+                if config.is_file():
+                    _check_size(config)
     return folder, content
 
 
@@ -104,8 +120,15 @@ def _check_size(file: Path) -> None:
             raise CheckpointError(f"lm/config.json: {name} is {value}, beyond what models have")
 
 
-def write_policy(policy: Any, folder: Path) -> None:
-    """Write models, heads and arguments of a policy into a folder."""
+def write_policy(policy: Any, folder: Path, target: Any = None, save_base: bool = False) -> None:
+    """Write models, heads and arguments of a policy into a folder.
+
+    Args:
+        policy: a `CausalLMPolicy`.
+        folder: where to.
+        target: the checkpoint that this becomes a part of.
+        save_base: write the base of adapters too.
+    """
     folder.mkdir(exist_ok=True)
     models = {"model", *policy.further_models}
     arguments = {k: v for k, v in policy.present_arguments().items() if k not in models}
@@ -116,9 +139,9 @@ def write_policy(policy: Any, folder: Path) -> None:
         "vocabulary": policy.vocabulary,
     }
     (folder / POLICY).write_text(json.dumps(content, indent=1), encoding="utf-8")
-    write_actor(policy, folder / _FOLDERS["model"])
+    write_actor(policy, folder / _FOLDERS["model"], target, save_base)
     for name, lm in policy.further_models.items():
-        write_lm(lm, folder / _FOLDERS[name])
+        write_lm(lm, folder / _FOLDERS[name], target, save_base)
     save_file(_tensors(policy.value_net), folder / "value.safetensors")
     heads = _heads(policy)
     if heads:
@@ -126,10 +149,11 @@ def write_policy(policy: Any, folder: Path) -> None:
 
 
 def _heads(policy: Any) -> dict[str, torch.Tensor]:
-    """Return the weights that a subclass adds to language model and value head."""
+    """Return the weights that a subclass adds to language model and value head, without bases."""
     known = ("actor.", "value_net.")
+    added = {k: v for k, v in own_state(policy).items() if not k.startswith(known)}
     # Cloned, because a file cannot hold two tensors that share their memory.
-    return {k: v.clone() for k, v in _tensors(policy).items() if not k.startswith(known)}
+    return {k: v.detach().cpu().contiguous().clone() for k, v in added.items()}
 
 
 def read_policy(policy: Any, folder: Path, exact_match: bool = True) -> None:
@@ -138,17 +162,7 @@ def read_policy(policy: Any, folder: Path, exact_match: bool = True) -> None:
     Raises:
         CheckpointError: they are of another one; the message names the file.
     """
-    with reading("lm/model.safetensors"):
-        weights = read_tensors(folder / "lm" / "model.safetensors")
-        finite("weights", weights)
-        missing, unexpected = policy.actor.lm.load_state_dict(weights, strict=False)
-        tied = set(getattr(policy.actor.lm, "all_tied_weights_keys", None) or ())
-        if unexpected or set(missing) - tied:
-            raise CheckpointError(
-                "weights are of another model; missing "
-                f"{sorted(set(missing) - tied)[:3]}, unexpected {list(unexpected)[:3]}"
-            )
-        policy.actor.lm.tie_weights()
+    _read_lm(policy, folder / "lm")
     with reading("value.safetensors"):
         values = read_tensors(folder / "value.safetensors")
         finite("weights", values)
@@ -165,13 +179,49 @@ def read_policy(policy: Any, folder: Path, exact_match: bool = True) -> None:
         policy.load_state_dict({k: v for k, v in heads.items() if k in expected}, strict=False)
 
 
+def _read_lm(policy: Any, folder: Path) -> None:
+    base = base_of(policy.actor.lm)
+    if has_adapter_files(folder):
+        with reading(f"lm/{WEIGHTS}"):
+            read_weights(policy.actor.lm, folder)
+            policy.actor.invalidate()
+        return
+    with reading("lm/model.safetensors"):
+        if base is not None and base.adapter is not None:
+            raise CheckpointError("a whole model, and this policy learns adapters of one")
+        weights = read_tensors(folder / "model.safetensors")
+        finite("weights", weights)
+        missing, unexpected = policy.actor.lm.load_state_dict(weights, strict=False)
+        tied = set(getattr(policy.actor.lm, "all_tied_weights_keys", None) or ())
+        if unexpected or set(missing) - tied:
+            raise CheckpointError(
+                "weights are of another model; missing "
+                f"{sorted(set(missing) - tied)[:3]}, unexpected {list(unexpected)[:3]}"
+            )
+        policy.actor.lm.tie_weights()
+
+
 def policy_arguments(
     folder: Path, content: dict[str, Any], overrides: dict[str, Any], remedy: str
 ) -> dict[str, Any]:
     """Return the arguments of a saved policy, those that are overridden as they are given."""
     arguments = decode_all(content["arguments"], overrides, remedy)
-    models = {name: str(folder / at) for name, at in _FOLDERS.items() if (folder / at).is_dir()}
+    models: dict[str, Any] = {}
+    for name, at in _FOLDERS.items():
+        if has_adapter_files(folder / at):
+            arguments["lora"] = None  # they come with the model
+            if name in overrides:
+                with reading(f"{name}={overrides[name]!r}"):
+                    overrides = {**overrides, name: _with_saved(overrides[name], folder / at)}
+        if (folder / at).is_dir():
+            models[name] = str(folder / at)
     return {**models, **arguments, **overrides}
+
+
+def _with_saved(model: Any, folder: Path) -> Any:
+    """Return another base, given as a model or by name, with saved adapters inside."""
+    lm, _ = load_lm(model, seq2seq=is_seq2seq(folder))
+    return add_saved(lm, folder, None if isinstance(model, nn.Module) else os.fspath(model))
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:

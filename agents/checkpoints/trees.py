@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from agents.checkpoints.errors import CheckpointError, read_tensors, reading, whole
+from agents.common.master_weights import kind_of
 
 __all__ = ["load_optimizer", "load_tree", "optimizer_tree", "save_tree"]
 
@@ -21,7 +22,7 @@ _MARKS = {"__tensor__", "__array__"}
 
 # What optimisers of torch remember that has the shape of its parameter.
 _SQUARES = {"exp_avg_sq", "max_exp_avg_sq", "square_avg"}
-_MOMENTS = _SQUARES | {"exp_avg", "momentum_buffer", "grad_avg"}
+_MOMENTS = _SQUARES | {"exp_avg", "grad_avg", "master", "momentum_buffer"}
 
 
 def save_tree(tree: Any, folder: Path, name: str) -> None:
@@ -128,7 +129,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tree: Any) -> None:
             if not (key.isascii() and key.isdigit()) or str(int(key)) != key:
                 raise CheckpointError(f"state names the parameter {key!r}, which is no number")
             number = whole("the number of a parameter in state", int(key), 0, len(parameters) - 1)
-            _check_entry(f"state.{key}", entry, parameters[number], _entries(optimizer))
+            needed = _entries(optimizer, parameters[number])
+            _check_entry(f"state.{key}", entry, parameters[number], needed)
             state[number] = entry
         optimizer.load_state_dict({"state": state, "param_groups": groups})
 
@@ -187,9 +189,11 @@ def _check_moment(at: str, name: str, value: Tensor, parameter: Tensor) -> None:
         raise CheckpointError(f"{at} must not be negative")
 
 
-def _entries(optimizer: torch.optim.Optimizer) -> set[str]:
-    """Return what an optimiser remembers of each parameter; nothing where that is not known."""
-    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
+def _entries(optimizer: torch.optim.Optimizer, parameter: Tensor) -> set[str]:
+    """Return what an optimiser remembers of a parameter; nothing where that is not known."""
+    if kind_of(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
         return set()
     found = {"step", "exp_avg", "exp_avg_sq"}
+    if kind_of(optimizer) is not type(optimizer) and parameter.itemsize < 4:
+        found.add("master")
     return found | ({"max_exp_avg_sq"} if optimizer.defaults.get("amsgrad") else set())

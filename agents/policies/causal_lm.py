@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
@@ -22,15 +22,17 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from agents.checkpoints.policies import load_policy, save_policy
-from agents.common.settings import Guarded, PolicySetting, is_live
+from agents.common.master_weights import make_optimizer
+from agents.common.settings import Guarded, PolicySetting
 from agents.policies.drawing import Draws
+from agents.policies.stored import StoredPolicy
 from agents.policies.vocabulary import highest_shown
 from text_envs.envs.spaces import TokenIdsWarning
 from text_envs.lm.action_lm import ActionLM
 from text_envs.lm.checks import check_shown
 from text_envs.lm.likelihood import sample
-from text_envs.lm.loading import load_lm
+from text_envs.lm.loading import adapted, load_lm
+from text_envs.lm.precision import check_dtype, outside_autocast
 from text_envs.lm.transfers import download, last_columns, on_host, places_of, spread
 from text_envs.tokens.protocol import Tokenizer
 
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["CausalLMPolicy"]
 
 
-class CausalLMPolicy(Guarded, Draws, ActorCriticPolicy):
+class CausalLMPolicy(Guarded, Draws, StoredPolicy, ActorCriticPolicy):
     """An actor-critic policy whose actor is a causal language model.
 
     Usable by every actor-critic algorithm of Stable-Baselines3, and twice as an actor: step by
@@ -60,7 +62,12 @@ class CausalLMPolicy(Guarded, Draws, ActorCriticPolicy):
         observation_space: flat `Box` of token ids, `(prompt_length + max_tokens,)`.
         action_space: `Discrete(num_actions)`.
         lr_schedule: learning rate as a function of the remaining progress.
-        model: `"reviews"`, a folder, a Hub name, or a model of transformers.
+        model: `"reviews"`, a folder, a Hub name, or a model of transformers or peft.
+        lora: train low-rank adapters instead of the model, which is frozen and shared with the
+            reference: arguments of `peft.LoraConfig` such as `{"r": 16}`; None for the model.
+        dtype: of the model's weights: "float32", "bfloat16", "auto" for what they are stored in, or
+            a type of torch. None for float32, or the type of a model that is given as an object.
+            The optimiser keeps float32 weights of bfloat16 ones.
         pad_id: marks empty columns of an observation.
         bos_id: starts a text whose prompt is empty.
         eos_id: ends a text: `min_tokens` puts it off, and rows that are idle avoid it.
@@ -90,9 +97,9 @@ class CausalLMPolicy(Guarded, Draws, ActorCriticPolicy):
     vocabulary: dict[str, Any] | None = None
     fixed = frozenset(
         {
-            "action_space", "bos_id", "eos_id", "eos_ids", "forbidden", "lr_schedule", "model",
-            "observation_space", "optimizer_class", "optimizer_kwargs", "pad_id", "prompt_length",
-            "use_sde", "value_hidden",
+            "action_space", "bos_id", "dtype", "eos_id", "eos_ids", "forbidden", "lora",
+            "lr_schedule", "model", "observation_space", "optimizer_class", "optimizer_kwargs",
+            "pad_id", "prompt_length", "use_sde", "value_hidden",
         }
     )  # fmt: skip
     detach_value: Any = PolicySetting(lambda x: isinstance(x, bool), "True or False")
@@ -104,6 +111,8 @@ class CausalLMPolicy(Guarded, Draws, ActorCriticPolicy):
         lr_schedule: Schedule,
         *,
         model: str | os.PathLike[str] | PreTrainedModel = "reviews",
+        lora: Mapping[str, Any] | None = None,
+        dtype: str | torch.dtype | None = None,
         pad_id: int,
         bos_id: int | None = None,
         eos_id: int | None = None,
@@ -139,7 +148,10 @@ class CausalLMPolicy(Guarded, Draws, ActorCriticPolicy):
                 optimizer_kwargs=optimizer_kwargs,
                 normalize_images=False,
             )
-        lm, self.tokenizer = self.load_model(model)
+        check_dtype(dtype, trained=True)
+        lm, self.tokenizer = self.load_model(model, dtype)
+        check_dtype(lm.dtype, trained=True)
+        lm = lm if lora is None else adapted(lm, lora, model)
         ends = {*eos_ids} | ({eos_id} if eos_id is not None else set())
         self.actor = self.actor_class(
             lm,
@@ -170,13 +182,16 @@ class CausalLMPolicy(Guarded, Draws, ActorCriticPolicy):
         allowed = (i for i in range(self.actor.num_actions) if i not in banned)
         self.idle_action = next(allowed, eos_id or 0)
         parameters = [p for p in self.parameters() if p.requires_grad]
-        self.optimizer = self.optimizer_class(
+        self.optimizer = make_optimizer(
+            self.optimizer_class,
             parameters,
-            lr=lr_schedule(1),  # type: ignore[call-arg]
+            lr=lr_schedule(1),
             **self.optimizer_kwargs,
         )
         self.arguments |= {
             "model": model,
+            "lora": lora,
+            "dtype": str(lm.dtype).removeprefix("torch."),
             "pad_id": pad_id,
             "bos_id": bos_id,
             "eos_id": eos_id,
@@ -190,10 +205,12 @@ class CausalLMPolicy(Guarded, Draws, ActorCriticPolicy):
         }
 
     def load_model(
-        self, model: str | os.PathLike[str] | PreTrainedModel
+        self,
+        model: str | os.PathLike[str] | PreTrainedModel,
+        dtype: str | torch.dtype | None = None,
     ) -> tuple[PreTrainedModel, Tokenizer | None]:
         """Return the language model of the actor and, if it comes with one, its tokenizer."""
-        return load_lm(model)
+        return load_lm(model, dtype=dtype)
 
     def _build(self, lr_schedule: Schedule) -> None:
         """Leave out the multilayer perceptrons that the parent would build."""
@@ -205,36 +222,6 @@ class CausalLMPolicy(Guarded, Draws, ActorCriticPolicy):
             "lr_schedule": self._dummy_schedule,
             **self.present_arguments(),
         }
-
-    def present_arguments(self) -> dict[str, Any]:
-        """Return the arguments of the constructor that would make this policy as it is now."""
-        return {k: getattr(self, k) if is_live(self, k) else v for k, v in self.arguments.items()}
-
-    @property
-    def further_models(self) -> dict[str, PreTrainedModel]:
-        """Language models beside the actor's that a checkpoint keeps, by their arguments' names."""
-        return {}
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Save weights and arguments as safetensors and JSON, to a folder or a `.zip`."""
-        save_policy(self, path)
-
-    @classmethod
-    def load(
-        cls,
-        path: str | os.PathLike[str],
-        device: torch.device | str = "auto",
-        **overrides: Any,
-    ) -> CausalLMPolicy:
-        """Return a policy from `save`, or from a saved algorithm.
-
-        Args:
-            path: folder or `.zip`.
-            device: where to put it.
-            **overrides: arguments to use instead of the saved ones; `model` for an architecture
-                that transformers cannot build by itself.
-        """
-        return cast(CausalLMPolicy, load_policy(cls, path, device, **overrides))
 
     # -- one step ------------------------------------------------------------------------------
 
@@ -294,6 +281,7 @@ class CausalLMPolicy(Guarded, Draws, ActorCriticPolicy):
     def _encode_last(self, tokens: Tensor) -> Tensor:
         return self.actor.encode(*last_columns(self.actor, tokens))
 
+    @outside_autocast
     def _values(self, hidden: Tensor) -> Tensor:
         """Return $V(s)$ `(M,)` of hidden states `(M, d)`."""
         hidden = hidden.detach() if self.detach_value else hidden

@@ -101,7 +101,7 @@ def _words_of(policy: Any, tokenizer: Any) -> Tokenizer:
             f"{found!r} has {found.num_actions} tokens to write and pads with {found.pad_id}, the "
             f"policy {actor.num_actions} and {actor.pad_id}; pass the tokenizer that it learnt with"
         )
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _as_prompts(prompts: Any) -> list[str]:

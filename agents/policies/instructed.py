@@ -13,7 +13,6 @@ tokens come alone, the policy's attribute `goal`.
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -29,6 +28,8 @@ from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.seq2seq import Seq2SeqLM, Seq2SeqPolicy
 from agents.policies.vocabulary import append_tokens
 from text_envs.lm.action_lm import ActionLM
+from text_envs.lm.loading import adapted
+from text_envs.lm.sharing import shared_copy
 from text_envs.lm.transfers import last_columns, on_host
 from text_envs.tokens.hf import HFTokenizer
 from text_envs.tokens.protocol import Tokenizer
@@ -249,16 +250,19 @@ class InstructedPolicy(CausalLMPolicy):
         if isinstance(observation_space, spaces.Dict):
             tokens = observation_space.spaces.get("observation", observation_space)
         given = model
-        lm, tokenizer = self.load_model(model)
+        lm, tokenizer = self.load_model(model, kwargs.get("dtype"))
+        lora = kwargs.pop("lora", None)
         if isinstance(instructions, int):
-            lm = copy.deepcopy(lm) if isinstance(model, nn.Module) else lm
+            lm = shared_copy(lm) if isinstance(model, nn.Module) else lm
+            lm = lm if lora is None else adapted(lm, lora, model)
             first = append_tokens(lm, instructions, tokens, pad_id)
             ids = [[first + number] for number in range(instructions)]
         else:
+            lm = lm if lora is None else adapted(lm, lora, model)
             ids = [list(given_ids) for given_ids in instructions]
         super().__init__(tokens, action_space, lr_schedule, model=lm, pad_id=pad_id, **kwargs)
         self.observation_space, self.tokenizer = observation_space, tokenizer
-        self.arguments["model"] = given
+        self.arguments["model"], self.arguments["lora"] = given, lora
         self.arguments["instructions"] = ids
         self._instructed.instruct(ids, 0)
         self._instructed.check_length(cast(tuple[int], tokens.shape)[0])

@@ -8,7 +8,6 @@ are computed anew.
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -25,7 +24,9 @@ from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.vocabulary import append_tokens
 from text_envs.lm.action_lm import ActionLM
 from text_envs.lm.checks import check_rows
-from text_envs.lm.loading import load_lm
+from text_envs.lm.loading import adapted
+from text_envs.lm.rows import count_rows
+from text_envs.lm.sharing import shared_copy
 from text_envs.lm.transfers import on_host
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class ReturnConditionedLM(ActionLM):
         Raises:
             ValueError: it lacks the tokens of the returns.
         """
-        rows = int(cast(nn.Embedding, lm.get_input_embeddings()).weight.shape[0])
+        rows = count_rows(lm)
         if rows < self.num_tokens:
             raise ValueError(
                 f"{type(lm).__name__} knows {rows} tokens, and {self.num_tokens} with those of the "
@@ -168,17 +169,19 @@ class ReturnConditionedPolicy(CausalLMPolicy):
         rising = levels.ndim == 1 and bool((np.diff(levels) > 0).all())
         if not rising or not len(levels) or not np.isfinite(levels).all():
             raise ValueError(f"returns must be ascending finite numbers, got {returns!r}")
-        lm, tokenizer = load_lm(copy.deepcopy(model) if isinstance(model, nn.Module) else model)
+        lm, tokenizer = self.load_model(model, kwargs.get("dtype"))
+        lm = shared_copy(lm) if isinstance(model, nn.Module) else lm
+        lora = kwargs.pop("lora", None)
+        lm = lm if lora is None else adapted(lm, lora, model)
         if first_id is None:
-            rows = int(cast(nn.Embedding, lm.get_input_embeddings()).weight.shape[0])
-            check_rows(lm, rows, int(cast(spaces.Discrete, action_space).n))
+            check_rows(lm, count_rows(lm), int(cast(spaces.Discrete, action_space).n))
             first_id = append_tokens(lm, len(levels), observation_space, pad_id)
         super().__init__(
             observation_space, action_space, lr_schedule, model=lm, pad_id=pad_id, **kwargs
         )
         self.tokenizer, self.returns = tokenizer, levels
         self.actor = ReturnConditionedLM(self.actor, first_id, 0)
-        self.arguments["model"] = model
+        self.arguments["model"], self.arguments["lora"] = model, lora
         self.arguments["returns"] = levels.tolist()
         self.arguments["first_id"] = first_id
         self.target_return = float(levels[-1]) if target_return is None else target_return

@@ -32,6 +32,7 @@ from agents.policies.seq2seq_cache import Read, SideBySide
 from text_envs.lm.action_lm import ActionLM
 from text_envs.lm.checks import scale_between
 from text_envs.lm.loading import load_lm
+from text_envs.lm.precision import without_cast_cache
 from text_envs.lm.transfers import rows_at, upload
 from text_envs.tokens.protocol import Tokenizer
 
@@ -156,6 +157,7 @@ class Seq2SeqLM(ActionLM):
 
     # -- as an actor -----------------------------------------------------------------------------
 
+    @without_cast_cache
     def _encode(self, tokens: NDArray[Any], columns: NDArray[Any], mask: NDArray[Any]) -> Tensor:
         index = np.where(mask, columns - (self.split - 1), 0)  # (B, T)
         fed = int(index.max(initial=0))
@@ -166,6 +168,7 @@ class Seq2SeqLM(ActionLM):
         hidden = self.write(read, texts)  # (B, fed + 1, d); later tokens have no influence
         return rows_at(hidden.flatten(0, 1), at)
 
+    @without_cast_cache
     @torch.inference_mode()
     def _decode(
         self, tokens: NDArray[np.int64], rows: NDArray[np.int64] | None
@@ -236,10 +239,10 @@ class Seq2SeqPolicy(CausalLMPolicy):
     actor_class: ClassVar[type[ActionLM]] = Seq2SeqLM
 
     def load_model(
-        self, model: str | os.PathLike[str] | PreTrainedModel
+        self, model: str | os.PathLike[str] | PreTrainedModel, dtype: Any = None
     ) -> tuple[PreTrainedModel, Tokenizer | None]:
         """Return the language model of the actor and, if it comes with one, its tokenizer."""
-        return load_lm(model, seq2seq=True)
+        return load_lm(model, dtype=dtype, seq2seq=True)
 
 
 def _end_id(lm: PreTrainedModel) -> int | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from agents.common.settings import Setting
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.seq2seq import Seq2SeqPolicy
+from text_envs.lm.precision import outside_autocast
 
 __all__ = ["TwoCriticPolicy", "TwoCriticSeq2SeqPolicy"]
 
@@ -29,6 +30,7 @@ class TwoCriticPolicy(CausalLMPolicy):
         self.guide_value_net = copy.deepcopy(self.value_net)
         self.optimizer.add_param_group({"params": list(self.guide_value_net.parameters())})
 
+    @outside_autocast
     def _values(self, hidden: Tensor) -> Tensor:
         if self.critic == "agent":
             return super()._values(hidden)

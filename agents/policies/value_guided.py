@@ -10,7 +10,6 @@ run. The language model, the target of $Q$ and the trunk of $V$ each have a cach
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable
 from functools import cache
@@ -25,6 +24,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
 from agents.common.checks import require, require_whole
+from agents.common.master_weights import make_optimizer
 from agents.common.settings import PolicySetting, is_number
 from agents.losses.offline import guided_logits
 from agents.policies.causal_lm import CausalLMPolicy
@@ -33,10 +33,12 @@ from agents.policies.value_networks import ValueTrunk, make_target
 from agents.policies.vocabulary import highest_shown
 from text_envs.episodes.errors import suggest
 from text_envs.lm.action_lm import ActionLM
+from text_envs.lm.adapters import adopt_peft, is_peft
 from text_envs.lm.checks import check_shown
 from text_envs.lm.choosing import Seen
 from text_envs.lm.likelihood import entropy, sample, token_log_probs
-from text_envs.lm.loading import load_lm
+from text_envs.lm.loading import adapted, load_lm
+from text_envs.lm.sharing import shared_copy
 from text_envs.lm.transfers import download, last_columns, on_host, places_of, spread
 
 if TYPE_CHECKING:
@@ -123,7 +125,8 @@ class ValueGuidedPolicy(CausalLMPolicy):
         if candidates is not None:
             require_whole("candidates", candidates)
         if isinstance(given := kwargs.get("model"), nn.Module) and not train_policy:
-            kwargs["model"] = copy.deepcopy(given)  # frozen here, and not where it comes from
+            given = adopt_peft(given) if is_peft(given) else given
+            kwargs["model"] = shared_copy(given)  # frozen here, and not where it comes from
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
         self.value_net = cast(Any, nn.Identity())  # the parent's head; V is the critic's
         if candidates is None and variant == "utterance":
@@ -139,22 +142,32 @@ class ValueGuidedPolicy(CausalLMPolicy):
         self.variant, self.v_head, self.max_turn_tokens = variant, v_head, max_turn_tokens
         self.candidates, self.plans = candidates, None
         if value_model is None:
-            trunk = copy.deepcopy(self.actor)
+            trunk = shared_copy(self.actor)
         else:
-            trunk = self.actor.like(copy.deepcopy(load_lm(value_model)[0]))
+            trunk = self.actor.like(self._load_value_model(value_model))
             trunk.check_length(observation_space.shape[0])  # type: ignore[index]
             check_shown(trunk.lm, highest_shown(observation_space, self.actor.pad_id))
         outputs = self.actor.num_actions if variant == "token" else 1
         self.critic = ValueTrunk(trunk, outputs)
         self.target = make_target(self.critic)
-        self.actor.requires_grad_(train_policy)
-        learning = list(self.actor.parameters()) if train_policy else []
-        self.optimizer = self.optimizer_class(
-            [*learning, *self.critic.trained_parameters()],
-            lr=lr_schedule(1),  # type: ignore[call-arg]
+        if not train_policy:
+            self.actor.requires_grad_(False)
+        learning = list(self.actor.parameters())
+        self.optimizer = make_optimizer(
+            self.optimizer_class,
+            [p for p in (*learning, *self.critic.trained_parameters()) if p.requires_grad],
+            lr=lr_schedule(1),
             **self.optimizer_kwargs,
         )
         self.changed("candidates")
+
+    def _load_value_model(self, model: Any) -> PreTrainedModel:
+        """Return the trunk's own language model, with adapters where the policy's got new ones."""
+        named, lora = not isinstance(model, nn.Module), self.arguments["lora"]
+        dtype = self.arguments["dtype"] if named else None
+        lm = load_lm(model, dtype=dtype)[0]
+        lm = lm if named else shared_copy(lm)
+        return lm if lora is None else adapted(lm, lora, model)
 
     plans: Plans | None
 

@@ -8,7 +8,6 @@ last token.
 
 from __future__ import annotations
 
-import copy
 from typing import cast
 
 import torch
@@ -17,6 +16,8 @@ from torch.nn import functional
 
 from text_envs.lm.action_lm import ActionLM
 from text_envs.lm.likelihood import linear_log_probs
+from text_envs.lm.precision import outside_autocast
+from text_envs.lm.sharing import base_parameters, shared_copy
 
 __all__ = ["ValueTrunk", "make_target", "polyak_update"]
 
@@ -42,8 +43,25 @@ class ValueTrunk(nn.Module):
         ).to(actor.lm.device)
 
     def trained_parameters(self) -> list[Tensor]:
-        """Return the parameters that a value depends on: backbone and heads."""
-        return [*self.actor.lm.base_model.parameters(), *self.heads.parameters()]
+        """Return the parameters that a value depends on: backbone, or its adapters, and heads."""
+        shared, backbone = base_parameters(self), self.actor.lm.base_model
+        own = [p for p in backbone.parameters() if id(p) not in shared]
+        return [*own, *self.heads.parameters()]
+
+    def keep_exact(self) -> None:
+        """Remember in float32 what is bfloat16: steps of a slow copy are too small for it."""
+        for number, parameter in enumerate(self.trained_parameters()):
+            if parameter.dtype == torch.bfloat16:
+                self.register_buffer(f"exact_{number}", parameter.detach().float())
+
+    def exact(self) -> dict[int, Tensor]:
+        """Return what `keep_exact` remembers, by the number of the parameter."""
+        prefix = "exact_"
+        return {
+            int(name.removeprefix(prefix)): tensor
+            for name, tensor in self.named_buffers(recurse=False)
+            if name.startswith(prefix)
+        }
 
     def start_at(self, value: float) -> None:
         """Make every head return `value`, whatever the state."""
@@ -57,24 +75,29 @@ class ValueTrunk(nn.Module):
         """Return the hidden states `(M, d)` at chosen columns, in one forward pass a sequence."""
         return self.actor.encode(tokens, columns, mask)
 
+    @outside_autocast
     def v(self, hidden: Tensor) -> Tensor:
         """Return $V(s)$ `(M,)` of hidden states `(M, d)`."""
         return cast(Tensor, self.heads["v"](hidden.float())).squeeze(1)
 
+    @outside_autocast
     def q(self, hidden: Tensor) -> Tensor:
         """Return $Q_i(s, a)$ of all actions, `(2, M, A)`."""
         hidden = hidden.float()
         return torch.stack([self.heads[name](hidden) for name in ("q1", "q2")])
 
+    @outside_autocast
     def q_min(self, hidden: Tensor) -> Tensor:
         r"""Return $\min_i Q_i(s, a)$ of all actions, `(M, A)`."""
         hidden = hidden.float()
         return torch.minimum(self.heads["q1"](hidden), self.heads["q2"](hidden))
 
+    @outside_autocast
     def q_at(self, hidden: Tensor, actions: Tensor) -> Tensor:
         """Return $Q_i(s, u)$ `(2, M)` of the actions `(M,)`, without those of other actions."""
         return torch.stack([_at(last, f, actions) for last, f in self._features(hidden)])
 
+    @outside_autocast
     def q_with_log_probs(self, hidden: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         r"""Return $Q_i(s, u)$ and $\log \mathrm{softmax}(Q_i(s, \cdot))_u$, each `(2, M)`."""
         parts = self._features(hidden)
@@ -89,8 +112,10 @@ class ValueTrunk(nn.Module):
 
 
 def make_target(trunk: ValueTrunk) -> ValueTrunk:
-    """Return a copy that takes no gradient."""
-    return copy.deepcopy(trunk).requires_grad_(False)
+    """Return a copy that takes no gradient; it shares what the trunk does not train."""
+    target = shared_copy(trunk).requires_grad_(False)
+    target.keep_exact()
+    return target
 
 
 @torch.no_grad()
@@ -102,7 +127,17 @@ def polyak_update(target: ValueTrunk, online: ValueTrunk, rate: float) -> None:
         online: the trained trunk.
         rate: $\rho$ in (0, 1]; 1 makes the two equal.
     """
-    torch._foreach_lerp_(target.trained_parameters(), online.trained_parameters(), rate)
+    moving, exact = target.trained_parameters(), target.exact()
+    towards = online.trained_parameters()
+    if not exact:
+        torch._foreach_lerp_(moving, towards, rate)
+        return
+    for number, (slow, fast) in enumerate(zip(moving, towards, strict=True)):
+        kept = exact.get(number)
+        if kept is None:
+            slow.lerp_(fast, rate)
+        else:
+            slow.copy_(kept.lerp_(fast.float(), rate))
 
 
 def _outputs(num_outputs: int) -> list[tuple[str, int]]:

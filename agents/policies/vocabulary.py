@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from gymnasium import spaces
-from torch import nn
 
 from text_envs.lm.checks import check_shown
+from text_envs.lm.rows import add_rows, count_rows
+from text_envs.lm.sharing import base_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,16 +23,25 @@ def highest_shown(observation_space: spaces.Space[Any], pad_id: int) -> int:
 
 
 def append_tokens(
-    lm: PreTrainedModel, count: int, observation_space: spaces.Space[Any], pad_id: int
+    lm: PreTrainedModel,
+    count: int,
+    observation_space: spaces.Space[Any],
+    pad_id: int,
+    *,
+    frozen: bool = False,
 ) -> int:
     """Append `count` tokens to the vocabulary of a model; return the id of the first.
+
+    Of a model that is frozen, or has adapters, the embedding stays and the rows are learnt aside.
 
     Raises:
         ValueError: the model lacks ids of the texts, which the appended tokens would take.
     """
     if isinstance(observation_space, spaces.Box):  # the policy refuses other spaces by itself
         check_shown(lm, highest_shown(observation_space, pad_id))
-    rows = int(cast(nn.Embedding, lm.get_input_embeddings()).weight.shape[0])
-    first = max(rows, pad_id + 1)  # padding is never fed, so it may lie beyond the rows
+    first = max(count_rows(lm), pad_id + 1)  # padding is never fed: it may lie beyond the rows
+    if frozen or base_of(lm) is not None:
+        add_rows(lm, first, count)
+        return first
     lm.resize_token_embeddings(first + count, mean_resizing=False)
     return first

@@ -145,15 +145,25 @@ class TextAlgorithm(Guarded, BaseAlgorithm):
         super()._update_current_progress_remaining(num_timesteps, total_timesteps)
         self._current_progress_remaining = max(0.0, self._current_progress_remaining)
 
-    def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
+    def save(
+        self, path: Any, exclude: Any = None, include: Any = None, *, save_base: bool = False
+    ) -> None:
         """Save weights, optimiser, reference, counters, generators, and environment or data order.
 
         Args:
             path: a folder, or a file ending in `.zip`. It is replaced at once, never half.
             exclude: Stable-Baselines3's; not used.
             include: Stable-Baselines3's; not used.
+            save_base: see `CausalLMPolicy.save`.
         """
-        save_algorithm(self, path)
+        save_algorithm(self, path, save_base=save_base)
+
+    def merge_and_export(self, folder: Any, *, dtype: str | torch.dtype | None = None) -> None:
+        """Write the policy's language model, adapters merged, as a plain folder of transformers.
+
+        See `CausalLMPolicy.merge_and_export`.
+        """
+        cast(CausalLMPolicy, self.policy).merge_and_export(folder, dtype=dtype)
 
     def remember_words(self) -> None:
         """Note at the policy which words it learns; call it once policy and environment are there.
@@ -182,7 +192,8 @@ class TextAlgorithm(Guarded, BaseAlgorithm):
             )
         optimizer = self.policy.optimizer
         optimizer.zero_grad()
-        loss.backward()
+        with torch.autocast(loss.device.type, enabled=False):  # each in the type of its forward
+            loss.backward()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
         optimizer.step()

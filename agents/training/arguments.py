@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from typing_extensions import TypedDict
 
+from agents.common.master_weights import kind_of
+
 __all__ = [
     "KLArguments",
     "RecordedArguments",
@@ -56,7 +58,8 @@ class ReferenceArguments(RunArguments, total=False):
     """What an algorithm takes that scores texts under a second model.
 
     Attributes:
-        reference: a model, see `load_lm`; None for a frozen copy of the initial policy.
+        reference: a model, see `load_lm`; None for the initial policy, frozen: a copy, or, where
+            the policy learns adapters, its base as it is in memory, without them.
     """
 
     reference: Any
@@ -120,9 +123,9 @@ def set_weight_decay(policy: Any, weight_decay: float) -> None:
     Raises:
         ValueError: the optimiser is no AdamW, which `weight_decay` is for.
     """
-    if type(policy.optimizer) is not torch.optim.AdamW:
+    if kind_of(policy.optimizer) is not torch.optim.AdamW:
         raise ValueError(
-            f"weight_decay is AdamW's, and the policy has {type(policy.optimizer).__name__}; "
+            f"weight_decay is AdamW's, and the policy has {kind_of(policy.optimizer).__name__}; "
             "accepted: its own arguments in optimizer.param_groups"
         )
     for group in policy.optimizer.param_groups:

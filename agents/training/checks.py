@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common import logger as sb3_logger
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import get_device
 
 from agents.common.arguments import parameters_of
 from agents.common.checks import check_device, require, require_whole
 from agents.policies.causal_lm import CausalLMPolicy
 from text_envs.episodes.errors import suggest
+from text_envs.lm.precision import check_dtype
 
 __all__ = [
     "RATE",
@@ -72,6 +74,8 @@ def check_shared(cls: Any, given: Mapping[str, Any]) -> None:
     if given.get("_init_setup_model", True):
         check_tensorboard(log)
     _check_policy_kwargs(kind, given.get("policy_kwargs"))
+    device = get_device(given.get("device", "auto"))
+    check_dtype((given.get("policy_kwargs") or {}).get("dtype"), device, trained=True)
     _check_env(given.get("env"))
 
 

@@ -9,7 +9,9 @@ from agents.common.checks import require
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.training.algorithm import TextAlgorithm
 from text_envs.lm.action_lm import ActionLM
+from text_envs.lm.adapters import without_adapters
 from text_envs.lm.loading import BUNDLED, freeze
+from text_envs.lm.sharing import SharedReference, load_own_state, shared_copy
 from text_envs.policies.sources import check_tokens
 
 if TYPE_CHECKING:
@@ -52,7 +54,9 @@ class ReferencedAlgorithm(TextAlgorithm):
 
     @reference.setter
     def reference(self, source: Any) -> None:
-        if source is None:
+        if isinstance(source, SharedReference):
+            self._share_base(source)
+        elif source is None:
             accepted = "a model: the KL, or the target, is to one"
             require("reference", source, not (self.kl_coef or self.needs_reference), accepted)
             self._reference, self._bundled = None, None
@@ -61,6 +65,14 @@ class ReferencedAlgorithm(TextAlgorithm):
             self._reference = freeze(self.policy.actor.like(lm)).to(self.device)
             self._name_reference(source)
         self.changed("reference")
+
+    def _share_base(self, source: SharedReference) -> None:
+        """Make the reference that a checkpoint has kept the adapters of."""
+        actor = shared_copy(self.policy.actor)
+        if not source.adapters:
+            without_adapters(actor.lm)
+        load_own_state(actor, source.state)
+        self._reference, self._bundled = freeze(actor), None
 
     @property
     def reference_name(self) -> str | None:
@@ -86,8 +98,12 @@ class ReferencedAlgorithm(TextAlgorithm):
 
     def _load_reference(self, source: Any) -> PreTrainedModel:
         """Return the language model of the reference, which must know the same words."""
-        lm, own = self.policy.load_model(source)
+        lm, own = self.policy.load_model(source, self._reference_dtype(source))
         if self.env is not None and isinstance(source, str | os.PathLike):
             name, tokenizer = f"reference {os.fspath(source)!r}", self.env.get_attr("tokenizer")[0]
             check_tokens(name, own, tokenizer, source=source, ends=False)
         return lm
+
+    def _reference_dtype(self, source: Any) -> Any:
+        """Return the type of a reference's weights: the policy's, unless it comes as an object."""
+        return None if hasattr(source, "parameters") else self.policy.arguments["dtype"]

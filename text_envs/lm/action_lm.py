@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from text_envs.lm.cache import CachedDecoder
-from text_envs.lm.checks import check_attention, check_rows, scale_between
+from text_envs.lm.checks import check_attention, check_positions, check_rows, scale_between
 from text_envs.lm.choosing import Chooses, as_ids
 from text_envs.lm.encoding import encode
 from text_envs.lm.likelihood import entropy, linear_log_probs, token_log_probs
+from text_envs.lm.precision import autocast_mark, without_cast_cache
 from text_envs.lm.probing import probe_decoder
+from text_envs.lm.rows import count_rows
 from text_envs.lm.sampling import Sampling
 from text_envs.lm.transfers import on_host
 from text_envs.lm.watching import WeightWatch
@@ -82,7 +84,7 @@ class ActionLM(Chooses, nn.Module):
             raise ValueError(f"all {num_actions} actions are forbidden; nothing could be written")
         self._check_architecture(lm)
         head = lm.get_output_embeddings()
-        rows = int(cast(nn.Embedding, lm.get_input_embeddings()).weight.shape[0])
+        rows = count_rows(lm)
         check_rows(lm, rows, num_actions)
         self.lm = lm
         self.num_actions, self.num_tokens = num_actions, rows
@@ -188,11 +190,13 @@ class ActionLM(Chooses, nn.Module):
         shown, at, wanted = on_host(tokens, columns, mask)
         return self._encode(self.complete(shown), at, wanted)
 
+    @without_cast_cache
     def _encode(self, tokens: NDArray[Any], columns: NDArray[Any], mask: NDArray[Any]) -> Tensor:
         ids: Any = {"pad_id": self.pad_id, "fill_id": self._fill_id, "device": self._bias.device}
         cached = self._cacheable and self._decoder is not None
         return encode(self.lm.base_model, tokens, columns, mask, **ids, cached=cached)
 
+    @without_cast_cache
     def logits(self, hidden: Tensor) -> Tensor:
         """Return scores of the actions `(M, A)` in float32; forbidden ones are minus infinity."""
         head = self.lm.get_output_embeddings()
@@ -241,6 +245,7 @@ class ActionLM(Chooses, nn.Module):
         """
         return self._decode(self.complete(tokens), rows)
 
+    @without_cast_cache
     def _decode(
         self, tokens: NDArray[np.int64], rows: NDArray[np.int64] | None
     ) -> tuple[Tensor, NDArray[np.int64]]:
@@ -290,7 +295,7 @@ class ActionLM(Chooses, nn.Module):
 
     def _fingerprint(self) -> int:
         """Return a number that changes with every in-place update of a weight."""
-        return self._watch.mark()
+        return self._watch.mark() + autocast_mark(self._bias.device)
 
     # -- checks at construction ----------------------------------------------------------------
 
@@ -303,12 +308,7 @@ class ActionLM(Chooses, nn.Module):
 
     def check_length(self, columns: int) -> None:
         """Raise a ValueError if the model has fewer positions than an observation has columns."""
-        positions = getattr(self.lm.config, "max_position_embeddings", None)
-        if positions is not None and positions < columns:
-            raise ValueError(
-                f"{type(self.lm).__name__} has {positions} positions, observations have {columns} "
-                "columns; lower prompt_length or max_tokens of the environment"
-            )
+        check_positions(self.lm, columns)
 
     @torch.no_grad()
     def _probe_head(self) -> float:

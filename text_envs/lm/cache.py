@@ -73,8 +73,8 @@ class SlotLayer(CacheLayerMixin):
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Write `(n, heads, q, size)` states and return the slots to attend to."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
+        if not self.is_initialized or cast(Tensor, self.keys).dtype != key_states.dtype:
+            self.lazy_initialization(key_states, value_states)  # autocast was entered or left
         keys, values = cast(Tensor, self.keys), cast(Tensor, self.values)
         plan, (n, _, q, _) = self.plan, key_states.shape
         if isinstance(plan.slots, int) and plan.rows is None:

@@ -1,16 +1,28 @@
-"""Whether a language model has rows for the ids of an environment."""
+"""Whether a language model has rows and positions for what an environment shows."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from text_envs.lm.rows import count_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["check_attention", "check_rows", "check_shown", "scale_between"]
+__all__ = ["check_attention", "check_positions", "check_rows", "check_shown", "scale_between"]
+
+
+def check_positions(lm: PreTrainedModel, columns: int) -> None:
+    """Raise a ValueError if a model has fewer positions than an observation has columns."""
+    positions = getattr(lm.config, "max_position_embeddings", None)
+    if positions is not None and positions < columns:
+        raise ValueError(
+            f"{type(lm).__name__} has {positions} positions, observations have {columns} "
+            "columns; lower prompt_length or max_tokens of the environment"
+        )
 
 
 def check_rows(lm: PreTrainedModel, rows: int, num_actions: int) -> None:
@@ -27,7 +39,7 @@ def check_shown(lm: PreTrainedModel, highest: int) -> None:
 
     Prompts and replies may hold ids beyond those of the actions.
     """
-    rows = int(cast(nn.Embedding, lm.get_input_embeddings()).weight.shape[0])
+    rows = count_rows(lm)
     if rows <= highest:
         raise ValueError(
             f"{type(lm).__name__} knows {rows} tokens, the environment's texts hold ids up to "

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from text_envs.lm.precision import in_one_dtype
+
 __all__ = ["entropy", "linear_log_probs", "sample", "token_log_probs"]
 
 # Logits per chunk: a chunk of 2**19 float32 takes 2 MiB, about a core's share of the cache.
@@ -101,12 +103,14 @@ def linear_log_probs(
         chunk = max(16, _CHUNK_LOGITS // weight.shape[0])
     if hidden.device.type != "cpu":
         chunk *= 64  # launching kernels costs more there than memory traffic
-    log_probs, entropies = cast(
-        tuple[Tensor, Tensor],
-        _LinearLogProbs.apply(  # type: ignore[no-untyped-call]
-            hidden, weight, bias, actions, with_entropy, chunk
-        ),
-    )
+    hidden, weight, bias = in_one_dtype(hidden, weight, bias)
+    with torch.autocast(hidden.device.type, enabled=False):
+        log_probs, entropies = cast(
+            tuple[Tensor, Tensor],
+            _LinearLogProbs.apply(  # type: ignore[no-untyped-call]
+                hidden, weight, bias, actions, with_entropy, chunk
+            ),
+        )
     return log_probs, entropies if with_entropy else None
 
 
@@ -148,11 +152,20 @@ class _LinearLogProbs(torch.autograd.Function):
     def backward(
         ctx: Any, grad_log_probs: Tensor, grad_entropies: Tensor
     ) -> tuple[Tensor | None, ...]:
+        with torch.autocast(grad_log_probs.device.type, enabled=False):
+            return _LinearLogProbs._gradients(ctx, grad_log_probs, grad_entropies)
+
+    @staticmethod
+    def _gradients(
+        ctx: Any, grad_log_probs: Tensor, grad_entropies: Tensor
+    ) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, actions, *kept = ctx.saved_tensors
         chunk = ctx.chunk
         d_hidden = torch.empty_like(hidden)
-        d_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        d_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
+        # Sums over chunks in float32: in bfloat16 each addition would drop what is small.
+        exact = torch.promote_types(weight.dtype, torch.float32)
+        d_weight = torch.zeros_like(weight, dtype=exact) if ctx.needs_input_grad[1] else None
+        d_bias = torch.zeros_like(bias, dtype=exact) if ctx.needs_input_grad[2] else None
         for number, start in enumerate(range(0, len(hidden), chunk)):
             rows = slice(start, start + chunk)
             h, a, g = hidden[rows], actions[rows, None], grad_log_probs[rows, None]
@@ -168,10 +181,14 @@ class _LinearLogProbs(torch.autograd.Function):
             d_logits.scatter_add_(1, a, g)
             d_logits = d_logits.to(hidden.dtype)
             torch.mm(d_logits, weight, out=d_hidden[rows])
-            if d_weight is not None:
+            if d_weight is not None and d_weight.dtype == weight.dtype:
                 d_weight.addmm_(d_logits.T, h)
+            elif d_weight is not None:
+                d_weight += d_logits.T @ h
             if d_bias is not None:
                 d_bias += d_logits.sum(dim=0)
+        d_weight = None if d_weight is None else d_weight.to(weight.dtype)
+        d_bias = None if d_bias is None else d_bias.to(bias.dtype)
         return d_hidden, d_weight, d_bias, None, None, None
 
 

@@ -57,8 +57,9 @@ def is_lm(source: Any) -> bool:
     from transformers import PreTrainedModel
 
     from text_envs.lm import ActionLM
+    from text_envs.lm.adapters import is_peft
 
-    return isinstance(source, PreTrainedModel | ActionLM)
+    return isinstance(source, PreTrainedModel | ActionLM) or is_peft(source)
 
 
 def load_for(tokenizer: Tokenizer, name: str | os.PathLike[str], device: Any = "auto") -> Any:
@@ -115,7 +116,9 @@ def action_lm(lm: Any, name: str, task: Task | Tokenizer) -> ActionLM:
         ValueError: it belongs to another vocabulary, or has too few positions.
     """
     from text_envs.lm import ActionLM
+    from text_envs.lm.adapters import adopt_peft, is_peft
 
+    lm = adopt_peft(lm) if is_peft(lm) else lm
     tokenizer = task.tokenizer if isinstance(task, Task) else task
     if isinstance(lm, ActionLM):
         check_actions(name, lm.num_actions, tokenizer)
