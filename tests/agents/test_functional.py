@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +52,42 @@ def test_gae_bootstraps_only_where_asked() -> None:
     rewards, values = torch.zeros(2, 3), torch.zeros(2, 3)
     advantages, _ = F.gae(rewards, values, MASK, 0.5, 1.0, bootstrap=torch.tensor([0.0, 8.0]))
     close(advantages, [[0.0, 0.0, 0.0], [2.0, 4.0, 0.0]])
+
+
+@pytest.mark.parametrize("discount", [0.0, 1e-30, 0.01, 0.5, 0.95, 0.999, 1.0])
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 63, 64, 65, 3000])
+def test_discounted_sums_agree_with_the_recursion(discount: float, steps: int) -> None:
+    """In double precision, which 3,000 steps of any discount leave small and finite."""
+    generator = torch.Generator().manual_seed(steps)
+    x = torch.randn(3, steps, generator=generator)
+    running, expected = torch.zeros(3, dtype=torch.float64), torch.zeros(3, steps).double()
+    for t in range(steps - 1, -1, -1):
+        running = x[:, t].double() + discount * running
+        expected[:, t] = running
+    found = F.discounted_sums(x, discount)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(F.discounted_sums(x.double(), discount), expected)
+
+
+def test_gae_takes_as_many_operations_as_the_logarithm_of_the_steps() -> None:
+    """On a GPU each is a kernel, and T of them would take longer than the sums."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Count(TorchDispatchMode):
+        calls = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):  # type: ignore[no-untyped-def]
+            self.calls += 1
+            return func(*args, **(kwargs or {}))
+
+    def calls(steps: int) -> int:
+        x, mask = torch.zeros(2, steps), torch.ones(2, steps, dtype=torch.bool)
+        with Count() as count:
+            F.gae(x, x, mask, bootstrap=torch.zeros(2))
+            F.returns_to_go(x, mask, 0.9, torch.zeros(2))
+        return count.calls
+
+    assert calls(1024) < 2 * calls(32) < 200
 
 
 def test_gae_agrees_with_stable_baselines3() -> None:

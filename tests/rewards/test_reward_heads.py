@@ -51,6 +51,24 @@ def test_a_scalar_head_pays_its_output(scalar_path: Path) -> None:
     check_reward_model(model, episodes=4)
 
 
+def test_models_are_put_where_they_are_asked_to(
+    scalar_path: Path, encoder_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(
+        "text_envs.lm.devices.pick_device", lambda d: (asked.append(d), torch.device("cpu"))[1]
+    )
+    resolve(f"hf:{scalar_path}", device="cuda:7")
+    resolve(f"hf-preference:{scalar_path}", device="cuda:8")
+    resolve("bertscore", model=str(encoder_path), device="cuda:9")
+    assert asked == ["cuda:7", "cuda:8", "cuda:9"]
+    monkeypatch.undo()
+    auto = resolve(f"hf:{scalar_path}", device="auto")  # the CPU where there is no GPU
+    assert auto.score_texts(TEXTS).shape == (3,)
+    with pytest.raises(ValueError, match="unknown device 'gpu'"):
+        resolve(f"hf:{scalar_path}", device="gpu")
+
+
 def test_templates(scalar_path: Path, tmp_path: Path) -> None:
     direct = Direct(scalar_path)
     pair = resolve(f"hf:{scalar_path}", template="pair").score_texts(TEXTS[:2], PROMPTS[:2])

@@ -4,6 +4,19 @@ Ids, columns and masks decide the shapes of a forward pass, so the host must kno
 itself, out of the environment's observations; asking the accelerator for them again would let the
 host wait until everything before has been computed. `to_device` therefore leaves the host's own
 array with the tensor, and `on_host` finds it there: nothing waits. On the CPU both do nothing.
+
+Where the host still waits for an accelerator, and `tests/lm/test_transfers.py` counts it:
+
+| when | waits | why |
+|---|---|---|
+| a token | 1 | the environment needs the ids (`download`); the new observations go up (`upload`) |
+| the forward and backward pass of a minibatch | 0 | |
+| `optimize` | 1 | no step may be taken on a loss that is not finite |
+| a minibatch with `target_kl` | 1 | whether to go on |
+| a roll-out, an update | as many as metrics | what is logged |
+
+Encoder-decoder models ask for the lengths of their prompts in addition, DPG for the texts that have
+no support, and values of recorded episodes for the states that are needed: a fixed number a pass.
 """
 
 from __future__ import annotations
