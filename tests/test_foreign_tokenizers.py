@@ -155,7 +155,8 @@ def test_several_ends_of_a_chat_model(tmp_path: Path) -> None:
     for ends in ([hf.eos_token_id, turn, 99999], [turn, "x", None], turn):
         (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
         tokenizer = load_tokenizer(tmp_path, add_padding=True)
-        assert tokenizer.eos_id == hf.eos_token_id and tokenizer.num_actions <= turn
+        assert tokenizer.eos_ids == (hf.eos_token_id, turn) and tokenizer.num_actions == turn + 1
+        assert not tokenizer.forbidden[[*tokenizer.eos_ids]].any()
         assert tokenizer.decode([turn, tokenizer.eos_id]) == ""
     # Settings of a model that was made with another tokenizer name an ordinary word.
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": word}))

@@ -95,7 +95,8 @@ def test_openings_of_whole_reviews(tmp_path: Path) -> None:
     first = task.example(0)
     assert first.prompt == "the film is" and first.references == (SENTENCES[0][12:],)
     with pytest.raises(ValueError, match="more than prompt_length=8"):
-        Reviews(dataset=file)
+        Reviews(dataset=file, prompt_length=8)
+    assert Reviews(dataset=file).prompt_length == 11  # what the longest one needs
     assert len(Reviews(dataset=file, truncate_prompts=True)) == 4
 
 

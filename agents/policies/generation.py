@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from agents.common.checks import require, require_whole
+from agents.common.checks import require_whole
 from text_envs.lm.action_lm import ActionLM
 from text_envs.lm.choosing import sampling_as
 from text_envs.tokens.chat import Chat, is_messages
@@ -22,6 +22,7 @@ from text_envs.tokens.stopping import stop_strings
 
 __all__ = ["generate"]
 
+_MOST_TOKENS = 64  # unless said otherwise
 # Rows that are finished leave the model's batch in groups: moving its cache costs about a step.
 _KEEP_WHILE = 0.8
 
@@ -31,7 +32,7 @@ def generate(
     policy: Any,
     prompts: Any,
     *,
-    max_tokens: int = 64,
+    max_tokens: int | None = None,
     n: int | None = None,
     seed: int | None = None,
     stop: str | Sequence[str] = (),
@@ -50,7 +51,8 @@ def generate(
         policy: a `CausalLMPolicy`.
         prompts: a list of texts, or of lists of messages for the tokenizer's chat template; a
             single text or list of messages is a list of one.
-        max_tokens: most tokens of a text, its end included.
+        max_tokens: most tokens of a text, its end included; None for 64, or for as many as the
+            model has positions for.
         n: texts of each prompt; None for one, without a list around it.
         seed: of the sampling; torch's own generator is left as it was. None draws from that.
         stop: texts, or one, with which a text ends; they stay in it. An end token does not.
@@ -67,14 +69,25 @@ def generate(
         ValueError: an argument that cannot work, a prompt that leaves the model no room, or
             messages without a chat template.
     """
-    for name, value in (("max_tokens", max_tokens), ("batch_size", batch_size), ("n", n or 1)):
-        require_whole(name, value)
-    require("n", n, n is None or n >= 1, "None or an integer of at least 1")
+    given = {"max_tokens": max_tokens, "batch_size": batch_size, "n": n}
+    for name, value in given.items():
+        if value is not None:
+            require_whole(name, value)
     words = _words_of(policy, tokenizer)
-    stops = stop_strings(words, stop, max_tokens)
     asked = _as_prompts(prompts)
-    ids = [prompt_ids(prompt, words) for prompt in asked]
-    width = max(map(len, ids), default=1)
+    width = max((len(prompt_ids(prompt, words)) for prompt in asked), default=1)
+    if max_tokens is None:
+        positions = getattr(policy.actor.lm.config, "max_position_embeddings", None)
+        room = (
+            _MOST_TOKENS
+            if positions is None
+            else positions + 1 - width - getattr(policy.actor, "front", 0)
+        )
+        max_tokens = max(1, min(_MOST_TOKENS, room))
+    least = sampling.get("min_tokens", 0)
+    if isinstance(least, int) and least > max_tokens:
+        raise ValueError(f"min_tokens={least} is above max_tokens={max_tokens}: no text could end")
+    stops = stop_strings(words, stop, max_tokens)
     encoded = encode_prompts(asked, words, width).repeat(n or 1, axis=0)  # (M, P)
     texts: list[str] = []
     policy.set_training_mode(False)

@@ -171,31 +171,6 @@ def test_utterances_partition_the_actions(lengths: list[int], seed: int) -> None
     assert int(ones.sum()) == sum(lengths) and (ones[~found.mask] == 0).all()
 
 
-def test_keep_top_by_hand() -> None:
-    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
-    kept = {
-        (None, None): 4, (2, None): 2, (9, None): 4, (None, 0.5): 1, (None, 0.6): 2,
-        (None, 0.01): 1, (None, 1.0): 4, (2, 0.7): 2, (2, 0.6): 1,
-    }  # fmt: skip
-    for (top_k, top_p), count in kept.items():
-        finite = F.keep_top(logits, top_k, top_p).isfinite()
-        assert finite.tolist() == [[i < count for i in range(4)]], (top_k, top_p)
-
-
-def test_keep_top_agrees_with_transformers() -> None:
-    from transformers import TopKLogitsWarper, TopPLogitsWarper
-
-    torch.manual_seed(0)
-    logits, ids = torch.randn(20, 30) * 3, torch.zeros(20, 1, dtype=torch.long)
-    for top_k, top_p in ((5, None), (None, 0.8), (10, 0.7)):
-        wanted = logits
-        if top_k:
-            wanted = TopKLogitsWarper(top_k)(ids, wanted)
-        if top_p:
-            wanted = TopPLogitsWarper(top_p)(ids, wanted)
-        assert torch.equal(F.keep_top(logits, top_k, top_p), wanted)
-
-
 def test_guided_logits() -> None:
     logits = torch.tensor([[0.0, 0.0, -torch.inf]])
     advantages = torch.tensor([[math.log(3.0), 0.0, 9.0]])

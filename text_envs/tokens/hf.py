@@ -23,7 +23,7 @@ class HFTokenizer:
     get what the tokenizer itself puts in front of a text (a begin token), and never what it puts
     behind. A tokenizer that names no end token ends with the one that it puts behind a text, or
     that the settings of the model in its folder name. Where `generation_config.json` there names
-    several, as of chat models, each of them ends a text: `eos_ids`.
+    further ones, as of chat models, each of them ends a text: `eos_ids`.
 
     Args:
         tokenizer: any `transformers.PreTrainedTokenizerBase`, slow or fast; it is not changed.

@@ -87,9 +87,8 @@ def declared_ends(hf: Any) -> list[int]:
 
 
 def generation_ends(hf: Any) -> list[int]:
-    """Return the ids at which `generate` of the model beside the tokenizer stops, if several."""
-    ends = _ends_in(hf, _SETTINGS[0])
-    return ends if len(ends) > 1 else []
+    """Return the ids at which `generate` of the model beside the tokenizer stops."""
+    return _ends_in(hf, _SETTINGS[0])
 
 
 def _ends_in(hf: Any, name: str) -> list[int]:

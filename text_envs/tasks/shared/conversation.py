@@ -55,7 +55,8 @@ def read(fields: Mapping[str, Any], key: str, where: str) -> tuple[Chat, tuple[s
     value = fields[key]
     if isinstance(value, Mapping) or not hasattr(value, "__len__"):
         raise DatasetError(
-            f"{where}: field {key!r} must be a text or a list of messages, got {value!r}"
+            f"{where}: field {key!r} must be a text, got {value!r}; accepted too: a list of "
+            "messages"
         )
     chat = as_chat(value, f"{where}: field {key!r}")
     answer = next((name for name in _ANSWERS if fields.get(name) is not None), None)

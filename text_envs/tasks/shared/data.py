@@ -103,7 +103,7 @@ def _expected(row: Row) -> str:
 
 
 def _missing(where: str, columns: Sequence[str], fields: Mapping[str, Any]) -> DatasetError:
-    wanted = " or ".join(map(repr, columns))
+    wanted = " or ".join(repr(name) for name in columns if name != "messages" or len(columns) == 1)
     if {"role", "content"} <= fields.keys():
         return DatasetError(
             f"{where}: a single message, where a prompt is expected; accepted: a list of prompts, "
