@@ -189,7 +189,7 @@ def _check_moment(at: str, name: str, value: Tensor, parameter: Tensor) -> None:
 
 def _entries(optimizer: torch.optim.Optimizer) -> set[str]:
     """Return what an optimiser remembers of each parameter; nothing where that is not known."""
-    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
+    if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
         return set()
     found = {"step", "exp_avg", "exp_avg_sq"}
     return found | ({"max_exp_avg_sq"} if optimizer.defaults.get("amsgrad") else set())

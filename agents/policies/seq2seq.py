@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.seq2seq_cache import Read, SideBySide
 from text_envs.lm.action_lm import ActionLM
+from text_envs.lm.checkpointing import recomputing
 from text_envs.lm.checks import scale_between
 from text_envs.lm.loading import load_lm
 from text_envs.tokens.protocol import Tokenizer
@@ -153,9 +154,10 @@ class Seq2SeqLM(ActionLM):
     def _encode(self, tokens: Tensor, columns: Tensor, mask: Tensor) -> Tensor:
         index = torch.where(mask, columns - (self.split - 1), 0)  # (B, T)
         fed = int(index.max()) if index.numel() else 0
-        read = self.read(tokens[:, : self.split])
         texts = self.decoder_input(tokens[:, self.split : self.split + fed])
-        hidden = self.write(read, texts)  # (B, fed + 1, d); later tokens have no influence
+        with recomputing(self.lm):
+            read = self.read(tokens[:, : self.split])
+            hidden = self.write(read, texts)  # (B, fed + 1, d); later tokens have no influence
         row = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(mask)[mask]
         return hidden[row, index[mask]]
 

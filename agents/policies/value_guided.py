@@ -28,6 +28,7 @@ from agents.common.checks import require, require_whole
 from agents.common.settings import PolicySetting, is_number
 from agents.losses.offline import guided_logits, keep_top
 from agents.policies.causal_lm import CausalLMPolicy
+from agents.policies.optimisers import make_optimizer
 from agents.policies.utterances import Plans
 from agents.policies.value_networks import ValueTrunk, make_target
 from agents.policies.vocabulary import highest_shown
@@ -156,11 +157,13 @@ class ValueGuidedPolicy(CausalLMPolicy):
         self.target = make_target(self.critic)
         self.actor.requires_grad_(train_policy)
         learning = list(self.actor.parameters()) if train_policy else []
-        self.optimizer = self.optimizer_class(
+        self.optimizer = make_optimizer(
+            self.optimizer_class,
             [*learning, *self.critic.trained_parameters()],
-            lr=lr_schedule(1),  # type: ignore[call-arg]
-            **self.optimizer_kwargs,
+            lr_schedule(1),
+            self.optimizer_kwargs,
         )
+        self.gradient_checkpointing = self.gradient_checkpointing  # of the trunks as well
         self.changed("candidates")
 
     plans: Plans | None
@@ -326,6 +329,13 @@ class ValueGuidedPolicy(CausalLMPolicy):
         if self.v_head:
             return self.critic.v(states(self.critic.actor))
         return self.without_forbidden(self._q(states)).amax(dim=1)
+
+    @property
+    def allowed(self) -> Tensor:
+        """Which actions are ever written, bool `(A,)`."""
+        allowed = torch.ones(self.actor.num_actions, dtype=torch.bool, device=self.device)
+        allowed[self.arguments["forbidden"]] = False
+        return allowed
 
     def without_forbidden(self, q_values: Tensor) -> Tensor:
         """Return scores `(..., A)` with minus infinity for what is never written."""

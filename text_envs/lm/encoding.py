@@ -8,13 +8,14 @@ similar length go through the model together, and only the states asked for are 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+
+from text_envs.lm.checkpointing import recomputing
 
 __all__ = ["encode", "length_groups"]
 
@@ -24,7 +25,7 @@ _MAX_GROUPS = 4
 
 
 def encode(
-    backbone: Callable[..., Any],
+    backbone: nn.Module,
     tokens: Tensor,
     columns: Tensor,
     mask: Tensor,
@@ -57,7 +58,8 @@ def encode(
         row, column = (filled[at] & (order[at] < width)).nonzero(as_tuple=True)
         ids = tokens.new_full((len(at), width), fill_id)
         ids[row, order[at][row, column]] = tokens[at][row, column]
-        hidden = backbone(input_ids=ids, use_cache=False).last_hidden_state  # (b, n, d)
+        with recomputing(backbone):
+            hidden = backbone(input_ids=ids, use_cache=False).last_hidden_state  # (b, n, d)
         chosen = mask[at]
         row = torch.arange(len(at), device=tokens.device)[:, None].expand_as(chosen)[chosen]
         states.append(hidden[row, index[at][chosen]])
