@@ -279,14 +279,13 @@ class HIR(HindsightAlgorithm):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _step(self, batch: Relabelled, stats: dict[str, list[Tensor]]) -> None:
-        scale = len(batch) / self.batch_size  # a short last minibatch counts for less
-
         def scaled(part: Part[Relabelled]) -> tuple[Tensor, dict[str, Tensor]]:
+            # A short last minibatch counts for less.
             loss, metrics = self.loss(part)
-            return scale * loss, metrics
+            return loss * len(batch) / self.batch_size, metrics
 
         for name, value in self.descend(batch, scaled, self._passes(batch)).items():
-            stats[name].append(value / scale if name == "loss" else value)
+            stats[name].append(value * self.batch_size / len(batch) if name == "loss" else value)
 
     def _passes(self, batch: Relabelled) -> int:
         """Return in how many sequences a text of a minibatch is scored."""
