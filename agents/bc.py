@@ -11,7 +11,7 @@ the start that every other agent wants: a model that already writes what the tas
   that tokens count alike and not texts: `CausalLMPolicy.actor.log_probs`
 - with label smoothing, $\log \pi(u_k|s_k)$ becomes
   $(1 - \epsilon) \log \pi(u_k|s_k) + \epsilon\,\mathrm{mean}_v \log \pi(v|s_k)$:
-  `functional_bc.smoothed_log_probs`
+  `linear_smoothed_log_probs`, chunk by chunk
 - %BC keeps the $\lceil p\,n \rceil$ of $n$ episodes with the highest return, and before that those
   with a return of at least `min_return`: `EpisodeDataset.filter`
 
@@ -66,9 +66,10 @@ from typing_extensions import Unpack
 from agents.common.checks import require, require_weight
 from agents.common.settings import Setting, weighing
 from agents.data.batches import OfflineBatch
-from agents.losses.cloning import smoothed_log_probs
+from agents.losses.cloning import actor_smoothed_log_probs
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.training.arguments import RecordedArguments, set_weight_decay, with_weight_decay
+from agents.training.micro_batches import Part
 from agents.training.offline import OfflineAlgorithm
 from text_envs.datasets import EpisodeDataset
 from text_envs.lm.transfers import taken
@@ -171,15 +172,18 @@ class BC(OfflineAlgorithm):
 
     def train_step(self, batch: OfflineBatch) -> dict[str, Tensor]:
         """Take one step of the optimiser on the cross-entropy of a minibatch."""
-        loss = -self.log_probs(batch).mean()
-        return {"grad_norm": self.optimize(loss), "loss": loss}
+        return self.descend(batch, self._loss)
+
+    def _loss(self, part: Part[OfflineBatch]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return a part's share of the mean over all actions of the minibatch."""
+        return -self.log_probs(part.batch).sum() / part.whole.num_steps, {}
 
     def log_probs(self, batch: OfflineBatch) -> Tensor:
         """Return log-probabilities `(M,)` of the actions, smoothed if so asked for."""
         actor, actions = self.policy.actor, taken(batch.actions, batch.mask)
         hidden = self.hidden(batch)
         if self.label_smoothing > 0:
-            return smoothed_log_probs(actor.logits(hidden), actions, self.label_smoothing)
+            return actor_smoothed_log_probs(actor, hidden, actions, self.label_smoothing)
         return actor.log_probs(hidden, actions)[0]
 
     def hidden(self, batch: OfflineBatch) -> Tensor:

@@ -94,18 +94,19 @@ class CQL(ValueAlgorithm):
         fixed: dict[str, Any] = {"variant": "token", "train_policy": False, "v_head": False}
         super().__init__(policy, env, dataset, learning_rate, polyak=polyak, fixed=fixed, **kwargs)
 
-    def losses(self, batch: OfflineBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of a minibatch, and its parts."""
-        policy, mask = self.policy, batch.mask
+    def losses(
+        self, batch: OfflineBatch, whole: OfflineBatch | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a minibatch, and its parts; see `ValueAlgorithm.losses`."""
+        policy, mask, count = self.policy, batch.mask, (whole or batch).mask.sum()
         hidden = policy.critic.encode(batch.tokens, batch.columns, mask)
         flat, log_probs = policy.critic.q_with_log_probs(hidden, taken(batch.actions, mask))
         q = pad(flat, mask)
         following = mask & ~batch.next_terminal
         with torch.no_grad():
             hidden = policy.target.encode(batch.tokens, batch.state_columns[:, 1:], following)
-            best = policy.without_forbidden(policy.target.q_min(hidden)).amax(dim=1)
-            values = pad(best, following)
+            values = pad(policy.target.best_q(hidden, policy.allowed), following)
         y = F.td_targets(batch.rewards, values, batch.next_terminal, mask, self.gamma)
-        q_loss, cql_loss = F.q_loss(q, y, mask), F.cql_loss(log_probs)
-        metrics = statistics(q, values, y, mask) | {"q_loss": q_loss, "cql_loss": cql_loss}
+        q_loss, cql_loss = F.q_loss(q, y, mask, count), F.cql_loss(log_probs, count)
+        metrics = statistics(q, values, y, mask, count) | {"q_loss": q_loss, "cql_loss": cql_loss}
         return q_loss + self.cql_weight * cql_loss, metrics

@@ -77,6 +77,7 @@ for conditional models), 2206.00761, 2112.00791; Go et al. 2023 (f-DPG), 2302.08
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -94,9 +95,11 @@ from agents.losses.distributional import (
     total_variation,
 )
 from agents.policies.causal_lm import CausalLMPolicy
+from agents.rollouts.episodes import score
 from agents.rollouts.rollout import Rollout
 from agents.training.arguments import ReferenceArguments
 from agents.training.distributional import TargetAlgorithm
+from agents.training.micro_batches import Part
 from agents.training.targets import MomentTarget, make_target
 from text_envs.lm.sharing import load_own_state, own_state, shared_copy
 
@@ -254,33 +257,69 @@ class DPG(TargetAlgorithm):
         seen = torch.zeros_like(log_p)
         length = rollout.lengths.float().mean()
         for index in rollout.minibatches(self.batch_size or len(rollout)):
-            part = rollout.select(index)
-            log_probs, _, _ = self.policy.evaluate_episodes(
-                part.tokens, part.columns, part.actions, part.mask
-            )
-            log_pi = log_probs.double().sum(dim=1)
-            seen[index] = log_pi.detach()
-            # A start of whose texts none is in the support says nothing about its normaliser.
-            known = log_z[index].isfinite()
-            weights = torch.zeros_like(log_pi)
-            if bool(known.any()):
-                weights[known] = dpg_weights(
-                    log_p[index][known],
-                    log_q[index][known],
-                    log_pi[known],
-                    log_z[index][known],
-                    divergence=self.divergence,
-                    baseline=self.baseline,
-                )
-            # In units of the mean length, so that the norm of the gradient is one of a token.
-            loss = -(weights * log_pi).mean() / length
-            stats["dpg_loss"].append(loss.detach())
-            stats["grad_norm"].append(self.optimize(loss))
+            minibatch, facts = rollout.select(index), (log_p[index], log_q[index], log_z[index])
+            log_pi, weights = torch.zeros_like(log_p[index]), None
+            # Texts may be weighed by each other's probabilities, which a part does not have.
+            coupled = self.baseline and self.divergence != "kl"
+            if coupled and self.parts_of(minibatch) is not None:
+                now = score(self.policy.actor, minibatch, self.micro_batch_size)
+                weights = self._weights(*facts, now.double().sum(dim=1))
+            loss = partial(self._loss, facts=facts, weights=weights, length=length, seen=log_pi)
+            for name, value in self.descend(minibatch, loss).items():
+                stats["dpg_loss" if name == "loss" else name].append(value)
+            seen[index] = log_pi
         self._n_updates += 1
         for name, values in stats.items():
             self.logger.record(f"train/{name}", torch.stack(values).mean().item())
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         return seen
+
+    def _loss(
+        self,
+        share: Part[Rollout],
+        facts: tuple[Tensor, Tensor, Tensor],
+        weights: Tensor | None,
+        length: Tensor,
+        seen: Tensor,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a part of a minibatch of B texts, as a share of its mean.
+
+        Args:
+            share: the part.
+            facts: log P, log q and log Z of the minibatch, `(B,)` each.
+            weights: `(B,)` of the minibatch, if they are known already.
+            length: mean length of the roll-out's texts, `()`.
+            seen: `(B,)`, where log pi of the part is written to.
+        """
+        part, at = share.batch, share.index
+        log_probs, _, _ = self.policy.evaluate_episodes(
+            part.tokens, part.columns, part.actions, part.mask
+        )
+        log_pi = log_probs.double().sum(dim=1)  # (b,)
+        seen[at] = log_pi.detach()
+        if weights is None:
+            log_p, log_q, log_z = (fact[at] for fact in facts)
+            chosen = self._weights(log_p, log_q, log_z, log_pi)
+        else:
+            chosen = weights[at]
+        # In units of the mean length, so that the norm of the gradient is one of a token.
+        return -(chosen * log_pi).sum() / (len(share.whole) * length), {}
+
+    def _weights(self, log_p: Tensor, log_q: Tensor, log_z: Tensor, log_pi: Tensor) -> Tensor:
+        """Return the weight of each text `(B,)`."""
+        # A start of whose texts none is in the support says nothing about its normaliser.
+        known = log_z.isfinite()
+        weights = torch.zeros_like(log_pi)
+        if bool(known.any()):
+            weights[known] = dpg_weights(
+                log_p[known],
+                log_q[known],
+                log_pi[known],
+                log_z[known],
+                divergence=self.divergence,
+                baseline=self.baseline,
+            )
+        return weights.detach()
 
     def _record(
         self, rollout: Rollout, log_p: Tensor, log_q: Tensor, log_pi: Tensor, log_z: Tensor

@@ -109,6 +109,7 @@ from agents.rollouts.goals import inner
 from agents.training.arguments import RunArguments, set_weight_decay, with_weight_decay
 from agents.training.hindsight import HindsightAlgorithm, whole_round
 from agents.training.hindsight_scores import scores_by_goal, scores_in_batch
+from agents.training.micro_batches import Part, most_sequences
 
 __all__ = ["HIR"]
 
@@ -278,38 +279,47 @@ class HIR(HindsightAlgorithm):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _step(self, batch: Relabelled, stats: dict[str, list[Tensor]]) -> None:
-        # A short last minibatch counts for less.
-        loss = self.loss(batch, stats) * len(batch) / self.batch_size
-        stats["grad_norm"].append(self.optimize(loss))
+        def scaled(part: Part[Relabelled]) -> tuple[Tensor, dict[str, Tensor]]:
+            # A short last minibatch counts for less.
+            loss, metrics = self.loss(part)
+            return loss * len(batch) / self.batch_size, metrics
 
-    def loss(self, batch: Relabelled, stats: dict[str, list[Tensor]]) -> Tensor:
-        """Return L of a minibatch, averaged over its answers; append its parts to `stats`."""
+        for name, value in self.descend(batch, scaled, self._passes(batch)).items():
+            stats[name].append(value * self.batch_size / len(batch) if name == "loss" else value)
+
+    def _passes(self, batch: Relabelled) -> int:
+        """Return in how many sequences a text of a minibatch is scored."""
+        if self.contrastive_coef == 0:
+            return 1
+        return len(batch) if self.negatives == "batch" else self.policy.num_goals
+
+    def loss(self, part: Part[Relabelled]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return L of a part of a minibatch and what to log, as shares of the answers' means."""
+        batch, whole = part.batch, part.whole
         opposite = self.contrastive_coef > 0 and self.negatives == "opposite"
-        actor, count = cast(Instructed, self.policy.actor), self.policy.num_goals
+        actor, goals = cast(Instructed, self.policy.actor), self.policy.num_goals
+        count, size = len(whole), most_sequences(whole, self.policy, self.micro_batch_size)
         scores, entropies = scores_by_goal(
-            actor, batch, count, opposite=opposite, with_entropy=self.ent_coef > 0
+            actor, batch, goals, opposite=opposite, with_entropy=self.ent_coef > 0, size=size
         )
-        supervised = supervised_loss(scores[:, 0])
-        loss = supervised
-        stats["supervised_loss"].append(supervised.detach())
+        metrics = {"supervised_loss": supervised_loss(scores[:, 0], count)}
+        loss = metrics["supervised_loss"]
         if self.contrastive_coef > 0:
             right = torch.zeros_like(batch.goals)
             if not opposite:
-                scores = scores_in_batch(actor, batch, self._task.prompt_length)
-                right = torch.arange(len(batch))
+                scores = scores_in_batch(actor, batch, self._task.prompt_length, whole, size)
+                right = part.index
             if scores.shape[1] > 1:  # else it is a batch of one, alone with itself
                 right = right.to(scores.device)
-                contrastive = contrastive_loss(scores, right, self.label_smoothing)
+                contrastive = contrastive_loss(scores, right, self.label_smoothing, count)
                 loss = loss + self.contrastive_coef * contrastive
-                found = scores.argmax(dim=1) == right
-                stats["contrastive_loss"].append(contrastive.detach())
-                stats["contrast_accuracy"].append(found.float().mean())
+                found = (scores.argmax(dim=1) == right).float().sum() / count
+                metrics |= {"contrastive_loss": contrastive, "contrast_accuracy": found}
         if entropies is not None:
-            entropy = entropy_loss(entropies, batch.mask)
+            entropy = entropy_loss(entropies, batch.mask, whole.mask.sum())
             loss = loss + self.ent_coef * entropy
-            stats["entropy_loss"].append(entropy.detach())
-        stats["loss"].append(loss.detach())
-        return loss
+            metrics["entropy_loss"] = entropy
+        return loss, metrics
 
     def _warn_of_nothing(self, count: int) -> None:
         if not self._warned:

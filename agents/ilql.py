@@ -181,11 +181,13 @@ class ILQL(ValueAlgorithm):
         fixed = {"variant": variant, "train_policy": awac_weight > 0}
         super().__init__(policy, env, dataset, learning_rate, polyak=polyak, fixed=fixed, **kwargs)
 
-    def losses(self, batch: OfflineBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of a minibatch, and its parts."""
+    def losses(
+        self, batch: OfflineBatch, whole: OfflineBatch | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a minibatch, and its parts; see `ValueAlgorithm.losses`."""
         if self.variant == "utterance":
-            return self._utterance_losses(batch)
-        critic, mask = self.policy.critic, batch.mask
+            return self._utterance_losses(batch, whole or batch)
+        critic, mask, count = self.policy.critic, batch.mask, (whole or batch).mask.sum()
         actions = taken(batch.actions, mask)  # (M,)
         values, acted = self.states_of(batch)
         log_probs = None
@@ -202,13 +204,17 @@ class ILQL(ValueAlgorithm):
         else:
             last = values.gather(1, batch.lengths[:, None]).squeeze(1)  # 0 where terminated
             q_hat = F.returns_to_go(batch.rewards, mask, self.gamma, last)
-        loss, metrics, advantages = self._value_losses(pad(q, mask), values[:, :-1], y, q_hat, mask)
+        loss, metrics, advantages = self._value_losses(
+            pad(q, mask), values[:, :-1], y, q_hat, mask, count
+        )
         if log_probs is not None:
-            metrics["cql_loss"] = F.cql_loss(log_probs)
+            metrics["cql_loss"] = F.cql_loss(log_probs, count)
             loss = loss + self.cql_weight * metrics["cql_loss"]
-        return self._with_awac(loss, metrics, batch, advantages)
+        return self._with_awac(loss, metrics, batch, advantages, count)
 
-    def _utterance_losses(self, batch: OfflineBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def _utterance_losses(
+        self, batch: OfflineBatch, whole: OfflineBatch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the same where an action is a whole utterance; U of them in an episode."""
         critic, target = self.policy.critic, self.policy.target
         spoken = F.find_utterances(batch.turn_ends, batch.mask)
@@ -232,15 +238,17 @@ class ILQL(ValueAlgorithm):
                 q_hat = pad(target.q_min(at_ends).squeeze(1), mask)
         else:
             q_hat = F.returns_to_go(rewards, mask, self.gamma, last.squeeze(1))
-        loss, metrics, advantages = self._value_losses(q, values, y, q_hat, mask)
-        return self._with_awac(loss, metrics, batch, advantages.gather(1, spoken.number))
+        utterances = F.find_utterances(whole.turn_ends, whole.mask).mask.sum()
+        loss, metrics, advantages = self._value_losses(q, values, y, q_hat, mask, utterances)
+        advantages = advantages.gather(1, spoken.number)
+        return self._with_awac(loss, metrics, batch, advantages, whole.mask.sum())
 
     @property
     def _needs_target(self) -> bool:
         return bool(self.target == "bootstrap")
 
     def _value_losses(
-        self, q: Tensor, values: Tensor, y: Tensor, q_hat: Tensor, mask: Tensor
+        self, q: Tensor, values: Tensor, y: Tensor, q_hat: Tensor, mask: Tensor, count: Tensor
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Return L_Q + L_V, what to log, and the advantages `(B, T)`.
 
@@ -250,22 +258,26 @@ class ILQL(ValueAlgorithm):
             y: `(B, T)` what Q learns from.
             q_hat: `(B, T)` what V learns from.
             mask: bool `(B, T)`.
+            count: see `masked_mean`.
         """
-        q_loss = F.q_loss(q, y, mask)
-        v_loss = F.expectile_loss(values, q_hat, mask, self.tau)
+        q_loss = F.q_loss(q, y, mask, count)
+        v_loss = F.expectile_loss(values, q_hat, mask, self.tau, count)
         advantages = (q_hat - values).detach()
-        mean = masked_mean(advantages, mask)
-        variance = masked_mean((advantages - mean).square(), mask)
-        metrics = statistics(q, values, y, mask) | {
+        metrics = statistics(q, values, y, mask, count) | {
             "q_loss": q_loss,
             "v_loss": v_loss,
-            "advantage_mean": mean,
-            "advantage_std": variance.sqrt(),
+            "advantage_mean": masked_mean(advantages, mask, count),
+            "advantage_square": masked_mean(advantages.double().square(), mask, count),
         }
         return q_loss + v_loss, metrics, advantages
 
     def _with_awac(
-        self, loss: Tensor, metrics: dict[str, Tensor], batch: OfflineBatch, advantages: Tensor
+        self,
+        loss: Tensor,
+        metrics: dict[str, Tensor],
+        batch: OfflineBatch,
+        advantages: Tensor,
+        count: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Add the language model's own loss, if it has a weight."""
         if self.awac_weight == 0:
@@ -274,6 +286,6 @@ class ILQL(ValueAlgorithm):
         hidden = actor.encode(batch.tokens, batch.columns, mask)
         log_probs, _ = actor.log_probs(hidden, taken(batch.actions, mask))
         weights = F.awac_weights(advantages, mask, self.beta_train, self.awac_max_weight)
-        metrics["awac_loss"] = F.awac_loss(pad(log_probs, mask), weights, mask)
-        metrics["awac_weight"] = masked_mean(weights, mask)
+        metrics["awac_loss"] = F.awac_loss(pad(log_probs, mask), weights, mask, count)
+        metrics["awac_weight"] = masked_mean(weights, mask, count)
         return loss + self.awac_weight * metrics["awac_loss"], metrics

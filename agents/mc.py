@@ -92,16 +92,18 @@ class MCValues(ValueAlgorithm):
         fixed: dict[str, Any] = {"variant": "token", "train_policy": False}
         super().__init__(policy, env, dataset, learning_rate, polyak=polyak, fixed=fixed, **kwargs)
 
-    def losses(self, batch: OfflineBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of a minibatch, and its parts."""
-        mask = batch.mask
+    def losses(
+        self, batch: OfflineBatch, whole: OfflineBatch | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a minibatch, and its parts; see `ValueAlgorithm.losses`."""
+        mask, count = batch.mask, (whole or batch).mask.sum()
         values, acted = self.states_of(batch)
         flat, log_probs = self.policy.critic.q_with_log_probs(acted, taken(batch.actions, mask))
         q = pad(flat, mask)
         last = values.gather(1, batch.lengths[:, None]).squeeze(1)  # 0 where terminated
         returns = F.returns_to_go(batch.rewards, mask, self.gamma, last)
-        q_loss = F.q_loss(q, returns, mask)
-        v_loss = F.expectile_loss(values[:, :-1], returns, mask, tau=0.5)
-        metrics = statistics(q, values[:, :-1], returns, mask)
-        metrics |= {"q_loss": q_loss, "v_loss": v_loss, "cql_loss": F.cql_loss(log_probs)}
+        q_loss = F.q_loss(q, returns, mask, count)
+        v_loss = F.expectile_loss(values[:, :-1], returns, mask, 0.5, count)
+        metrics = statistics(q, values[:, :-1], returns, mask, count)
+        metrics |= {"q_loss": q_loss, "v_loss": v_loss, "cql_loss": F.cql_loss(log_probs, count)}
         return q_loss + v_loss + self.cql_weight * metrics["cql_loss"], metrics

@@ -66,6 +66,7 @@ al. 2024 (GRPO), 2402.03300; Korbak et al. 2022 (KL penalties as inference), 220
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -80,6 +81,7 @@ from agents.losses.groups import group_normalised, leave_one_out
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.rollouts.rollout import Rollout
 from agents.training.arguments import KLArguments
+from agents.training.micro_batches import Part
 from agents.training.on_policy import EpisodicAlgorithm
 
 __all__ = ["GRPO", "REINFORCE", "RLOO"]
@@ -163,14 +165,16 @@ class PolicyGradient(EpisodicAlgorithm):
         rollout = self.rollout
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        advantages = self._advantages(rollout)
+        advantages, length = self._advantages(rollout), rollout.lengths.float().mean()
         stats: dict[str, list[Tensor]] = defaultdict(list)
         for _ in range(self.n_epochs):
             for index in rollout.minibatches(self.batch_size or len(rollout)):
-                loss = self._loss(rollout, index, advantages, stats)
-                stats["grad_norm"].append(self.optimize(loss))
+                loss = partial(self._loss, advantages=advantages[index], length=length)
+                for name, value in self.descend(rollout.select(index), loss).items():
+                    stats[name].append(value)
             self._n_updates += 1
         self._adapt_kl_coef(rollout)
+        stats.pop("loss", None)
         for name, values in stats.items():
             self.logger.record(f"train/{name}", torch.stack(values).mean().item())
         self.logger.record("train/advantage_std", advantages[rollout.mask].std(correction=0).item())
@@ -195,36 +199,37 @@ class PolicyGradient(EpisodicAlgorithm):
         return torch.where(rollout.mask, advantages, torch.zeros_like(advantages))
 
     def _loss(
-        self,
-        rollout: Rollout,
-        index: Tensor,
-        advantages: Tensor,
-        stats: dict[str, list[Tensor]],
-    ) -> Tensor:
-        """Return the loss of the sequences `index`; append its parts to `stats`."""
-        part = rollout.select(index)
-        mask, old = part.mask, part.log_probs  # (b, t)
+        self, share: Part[Rollout], advantages: Tensor, length: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a part of a minibatch and what to log, as shares of its means.
+
+        Args:
+            share: the part.
+            advantages: `(B, T)` of the minibatch.
+            length: mean length of the roll-out's texts, `()`.
+        """
+        part, whole = share.batch, share.whole
+        mask, old, count = part.mask, part.log_probs, whole.mask.sum()  # (b, t)
         log_probs, _, entropy = self.policy.evaluate_episodes(
             part.tokens, part.columns, part.actions, mask, with_entropy=self.ent_coef > 0
         )
         clip_range = float("inf") if self.clip_range is None else self.clip_range
-        mean = F.clipped_policy_loss(
-            log_probs, old, advantages[index, : mask.shape[1]], mask, clip_range
-        )
         # Per text, in units of the roll-out's mean length: a constant, where the minibatch's own
         # number of tokens would weigh the texts of short minibatches more.
-        share = mask.sum() / len(index) / rollout.lengths.float().mean()
-        loss = mean * share
-        stats["policy_gradient_loss"].append(loss.detach())
+        loss = F.clipped_policy_loss(
+            log_probs, old, advantages[share.index, : mask.shape[1]], mask, clip_range,
+            len(whole) * length,
+        )  # fmt: skip
+        metrics = {"policy_gradient_loss": loss}
         if entropy is not None:
-            entropy_loss = -F.masked_mean(entropy, mask)
-            loss = loss + self.ent_coef * entropy_loss
-            stats["entropy_loss"].append(entropy_loss.detach())
+            metrics["entropy_loss"] = -F.masked_mean(entropy, mask, count)
+            loss = loss + self.ent_coef * metrics["entropy_loss"]
         with torch.no_grad():
-            stats["approx_kl"].append(F.masked_mean(F.kl_k3(old, log_probs, mask), mask))
+            metrics["approx_kl"] = F.masked_mean(F.kl_k3(old, log_probs, mask), mask, count)
             if self.clip_range is not None:
-                stats["clip_fraction"].append(F.clip_fraction(log_probs, old, mask, clip_range))
-        return loss
+                clipped = F.clip_fraction(log_probs, old, mask, clip_range, count)
+                metrics["clip_fraction"] = clipped
+        return loss, metrics
 
 
 def _check_together(baseline: str, group_size: int, credit: str, gamma: float) -> None:

@@ -77,6 +77,7 @@ Ziegler et al. 2019, 1909.08593; Korbak et al. 2022 (KL penalties as inference),
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 from typing import Any
 
 import stable_baselines3
@@ -92,6 +93,7 @@ from agents.losses import on_policy as F
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.rollouts.rollout import Rollout
 from agents.training.arguments import KLArguments
+from agents.training.micro_batches import Part
 from agents.training.on_policy import EpisodicAlgorithm
 
 __all__ = ["PPO"]
@@ -195,11 +197,13 @@ class PPO(EpisodicAlgorithm, stable_baselines3.PPO):
         going_on = True
         for _ in range(self.n_epochs):
             for index in rollout.minibatches(self.batch_size):
-                loss = self._loss(rollout, index, advantages, returns, stats)
+                loss = partial(self._loss, advantages=advantages[index], returns=returns[index])
+                for name, value in self.accumulate(rollout.select(index), loss).items():
+                    stats[name].append(value)
                 if self.target_kl is not None and stats["approx_kl"][-1] > 1.5 * self.target_kl:
                     going_on = False
                     break
-                stats["grad_norm"].append(self.optimize(loss))
+                stats["grad_norm"].append(self.step())
             self._n_updates += 1
             if not going_on:
                 break
@@ -224,46 +228,43 @@ class PPO(EpisodicAlgorithm, stable_baselines3.PPO):
         return advantages, returns
 
     def _loss(
-        self,
-        rollout: Rollout,
-        index: Tensor,
-        advantages: Tensor,
-        returns: Tensor,
-        stats: dict[str, list[Tensor]],
-    ) -> Tensor:
-        """Return the loss of the sequences `index`; append its parts to `stats`."""
-        part = rollout.select(index)
-        longest = part.mask.shape[1]
+        self, share: Part[Rollout], advantages: Tensor, returns: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a part of a minibatch and what to log, as shares of its means.
+
+        Args:
+            share: the part.
+            advantages: `(B, T)` of the minibatch.
+            returns: `(B, T)` of the minibatch.
+        """
+        part, whole, longest = share.batch, share.whole, share.batch.mask.shape[1]
+        advantages, returns = (x[share.index, :longest] for x in (advantages, returns))
         # What a guide wrote is in the text, but not the policy's doing.
         own, judged = part.policy_steps, part.critic_steps  # (b, t)
+        count, count_judged = whole.policy_steps.sum(), whole.critic_steps.sum()
         old_log_probs, clip_range = part.log_probs, self._now(self.clip_range)
         log_probs, values, entropy = self.policy.evaluate_episodes(
             part.tokens, part.columns, part.actions, part.mask, with_entropy=self.ent_coef > 0
         )
         policy_loss = F.clipped_policy_loss(
-            log_probs, old_log_probs, advantages[index, :longest], own, clip_range
+            log_probs, old_log_probs, advantages, own, clip_range, count
         )
-        value_loss = F.value_loss(
-            values,
-            returns[index, :longest],
-            judged,
-            part.values,
-            None if self.clip_range_vf is None else self._now(self.clip_range_vf),
-        )
+        clip_range_vf = None if self.clip_range_vf is None else self._now(self.clip_range_vf)
+        value_loss = F.value_loss(values, returns, judged, part.values, clip_range_vf, count_judged)
         loss: Tensor = policy_loss + self.vf_coef * value_loss
-        if entropy is not None:
-            entropy_loss = -F.masked_mean(entropy, own)
-            loss = loss + self.ent_coef * entropy_loss
-            stats["entropy_loss"].append(entropy_loss.detach())
         with torch.no_grad():
-            stats["policy_gradient_loss"].append(policy_loss.detach())
-            stats["value_loss"].append(value_loss.detach())
-            stats["loss"].append(loss.detach())
-            stats["approx_kl"].append(F.masked_mean(F.kl_k3(old_log_probs, log_probs, own), own))
-            stats["clip_fraction"].append(
-                F.clip_fraction(log_probs, old_log_probs, own, clip_range)
-            )
-        return loss
+            k3 = F.kl_k3(old_log_probs, log_probs, own)
+            clipped = F.clip_fraction(log_probs, old_log_probs, own, clip_range, count)
+            metrics = {
+                "policy_gradient_loss": policy_loss,
+                "value_loss": value_loss,
+                "approx_kl": F.masked_mean(k3, own, count),
+                "clip_fraction": clipped,
+            }
+        if entropy is not None:
+            metrics["entropy_loss"] = -F.masked_mean(entropy, own, count)
+            loss = loss + self.ent_coef * metrics["entropy_loss"]
+        return loss, metrics
 
     def _now(self, schedule: Any) -> float:
         """Return the value of a schedule at the present progress."""

@@ -191,7 +191,7 @@ def _check_moment(at: str, name: str, value: Tensor, parameter: Tensor) -> None:
 
 def _entries(optimizer: torch.optim.Optimizer, parameter: Tensor) -> set[str]:
     """Return what an optimiser remembers of a parameter; nothing where that is not known."""
-    if kind_of(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
+    if not issubclass(kind_of(optimizer), torch.optim.Adam | torch.optim.AdamW):
         return set()
     found = {"step", "exp_avg", "exp_avg_sq"}
     if kind_of(optimizer) is not type(optimizer) and parameter.itemsize < 4:

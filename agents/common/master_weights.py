@@ -8,28 +8,23 @@ value, so that small steps add up.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-__all__ = ["kind_of", "make_optimizer", "with_master_weights"]
+__all__ = ["is_low", "kind_of", "with_master_weights"]
 
 _LOW = (torch.bfloat16, torch.float16)
 _MASTER = "master"
 _MADE: dict[type[torch.optim.Optimizer], type[torch.optim.Optimizer]] = {}
 
 
-def make_optimizer(
-    kind: type[torch.optim.Optimizer], parameters: Iterable[Tensor], **kwargs: Any
-) -> torch.optim.Optimizer:
-    """Return an optimiser of a kind, with master weights where the parameters ask for them."""
-    parameters = list(parameters)
-    if any(p.dtype in _LOW for p in parameters):
-        kind = with_master_weights(kind)
-    return kind(parameters, **kwargs)
+def is_low(parameter: Tensor) -> bool:
+    """Return whether small steps would be rounded away."""
+    return parameter.dtype in _LOW
 
 
 def kind_of(optimizer: torch.optim.Optimizer) -> type[torch.optim.Optimizer]:
@@ -78,7 +73,7 @@ def _in_float32(optimizer: torch.optim.Optimizer, *, gradients: bool) -> Iterato
     """Let low-precision parameters be their master weights, with gradients if asked for."""
     lent = []
     for p in (p for group in optimizer.param_groups for p in group["params"]):
-        if p.dtype in _LOW and (p.grad is not None or not gradients):
+        if is_low(p) and (p.grad is not None or not gradients):
             low, gradient = p.data, p.grad
             p.grad = None
             p.data = _master(optimizer.state.get(p, {}).get(_MASTER), low)

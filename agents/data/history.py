@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,14 @@ class Relabelled:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def select(self, index: Tensor) -> Relabelled:
+        """Return the texts `index`, cut to the longest of them."""
+        chosen = {f.name: getattr(self, f.name)[index] for f in fields(self)}
+        longest = int((chosen["mask"].any(dim=0)).nonzero().max()) + 1
+        for name in ("columns", "actions", "mask"):
+            chosen[name] = chosen[name][:, :longest]
+        return Relabelled(**chosen)
 
 
 class History:

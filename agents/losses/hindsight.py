@@ -34,16 +34,19 @@ def mean_log_probs(log_probs: Tensor, mask: Tensor) -> Tensor:
     return kept.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 
 
-def supervised_loss(scores: Tensor) -> Tensor:
+def supervised_loss(scores: Tensor, count: int | None = None) -> Tensor:
     r"""Return $L_{sup} = -\frac{1}{b} \sum_i s(o_i, q_i, p_i)$, nats a token.
 
     Args:
         scores: `(b,)` mean log-probabilities under the right instruction.
+        count: b, if it is another: that of a whole minibatch, of which these are a part.
     """
-    return -scores.mean()
+    return -scores.sum() / (count or len(scores))
 
 
-def contrastive_loss(scores: Tensor, right: Tensor, smoothing: float = 0.0) -> Tensor:
+def contrastive_loss(
+    scores: Tensor, right: Tensor, smoothing: float = 0.0, count: int | None = None
+) -> Tensor:
     r"""Return the cross entropy of finding the right one of K contexts of each text.
 
     $L_{con} = -\frac{1}{b} \sum_i \left[(1 - s) \log c_{i,r_i} +
@@ -59,6 +62,7 @@ def contrastive_loss(scores: Tensor, right: Tensor, smoothing: float = 0.0) -> T
         scores: `(b, K)` mean log-probability of text i in context k.
         right: `(b,)` int64, the right context of each text.
         smoothing: weight given to the other contexts together, [0, 1).
+        count: see `supervised_loss`.
 
     Raises:
         ValueError: the shapes do not fit, or there is nothing to compare with.
@@ -71,10 +75,10 @@ def contrastive_loss(scores: Tensor, right: Tensor, smoothing: float = 0.0) -> T
     log_c = scores.log_softmax(dim=1)  # (b, K)
     hit = log_c.gather(1, right[:, None]).squeeze(1)
     others = (log_c.sum(dim=1) - hit) / (scores.shape[1] - 1)
-    return -((1 - smoothing) * hit + smoothing * others).mean()
+    return -((1 - smoothing) * hit + smoothing * others).sum() / (count or len(scores))
 
 
-def entropy_loss(entropies: Tensor, mask: Tensor) -> Tensor:
+def entropy_loss(entropies: Tensor, mask: Tensor, count: Tensor | None = None) -> Tensor:
     r"""Return $L_{ent} = \sum_v P_v \log P_v$, the mean over the steps of minus the entropy.
 
     Minimising it raises the entropy.
@@ -82,5 +86,6 @@ def entropy_loss(entropies: Tensor, mask: Tensor) -> Tensor:
     Args:
         entropies: `(B, T)` $H_t$ of the distribution that each token was drawn from, nats.
         mask: bool `(B, T)`.
+        count: see `masked_mean`.
     """
-    return -masked_mean(entropies, mask)
+    return -masked_mean(entropies, mask, count)

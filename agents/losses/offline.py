@@ -60,21 +60,24 @@ def td_targets(
     return (torch.where(mask, rewards, torch.zeros_like(rewards)) + gamma * future).detach()
 
 
-def q_loss(q_values: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+def q_loss(q_values: Tensor, targets: Tensor, mask: Tensor, count: Tensor | None = None) -> Tensor:
     r"""Return $L_Q = \sum_i \mathrm{mean}\,(Q_i(s_k, u_k) - y_k)^2$: heads are summed, no 1/2.
 
     Args:
         q_values: `(2, ...)` $Q_i(s_k, u_k)$, one slice a head.
         targets: `(...)` $y_k$, taken as constants.
         mask: bool `(...)`.
+        count: see `masked_mean`.
     """
     check_shapes(mask, targets=targets)
     y = targets.detach()
-    losses = [masked_mean(_error(head, y, mask).square(), mask) for head in q_values]
+    losses = [masked_mean(_error(head, y, mask).square(), mask, count) for head in q_values]
     return torch.stack(losses).sum()
 
 
-def expectile_loss(values: Tensor, targets: Tensor, mask: Tensor, tau: float) -> Tensor:
+def expectile_loss(
+    values: Tensor, targets: Tensor, mask: Tensor, tau: float, count: Tensor | None = None
+) -> Tensor:
     r"""Return $L_V = \mathrm{mean}\,|\tau - 1[\hat Q_k < V_k]|\,(\hat Q_k - V_k)^2$.
 
     The minimiser is the $\tau$-expectile of the targets: their mean for $\tau = 1/2$, towards their
@@ -85,14 +88,15 @@ def expectile_loss(values: Tensor, targets: Tensor, mask: Tensor, tau: float) ->
         targets: $\hat Q_k$, the same shape, taken as constants.
         mask: bool, the same shape.
         tau: the expectile, in (0, 1).
+        count: see `masked_mean`.
     """
     check_shapes(mask, values=values, targets=targets)
     difference = -_error(values, targets.detach(), mask)  # Q - V
     weight = torch.where(difference < 0, 1.0 - tau, tau)
-    return masked_mean(weight * difference.square(), mask)
+    return masked_mean(weight * difference.square(), mask, count)
 
 
-def cql_loss(log_probs: Tensor) -> Tensor:
+def cql_loss(log_probs: Tensor, count: Tensor | None = None) -> Tensor:
     r"""Return $L_{CQL} = \sum_i \mathrm{mean}\,[\log \sum_a e^{Q_i(s_k, a)} - Q_i(s_k, u_k)]$.
 
     It is the cross-entropy of the scores $Q_i(s, \cdot)$ for the action in the data: what the data
@@ -100,8 +104,10 @@ def cql_loss(log_probs: Tensor) -> Tensor:
 
     Args:
         log_probs: `(2, M)` $\log \mathrm{softmax}(Q_i(s_k, \cdot))_{u_k}$ of the M real actions.
+        count: see `masked_mean`; None for M.
     """
-    return -log_probs.sum() / max(log_probs.shape[1], 1)
+    places = log_probs.shape[1] if count is None else count
+    return -log_probs.sum() / torch.as_tensor(places).clamp(min=1)
 
 
 def awac_weights(
@@ -121,17 +127,20 @@ def awac_weights(
     return torch.where(mask, weights, torch.zeros_like(weights))
 
 
-def awac_loss(log_probs: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
+def awac_loss(
+    log_probs: Tensor, weights: Tensor, mask: Tensor, count: Tensor | None = None
+) -> Tensor:
     r"""Return $L_{AWAC} = -\mathrm{mean}\,w_k \log \pi_\beta(u_k|s_k)$ over the real actions.
 
     Args:
         log_probs: $\log \pi_\beta(u_k|s_k)$, any shape.
         weights: $w_k$, the same shape, taken as constants.
         mask: bool, the same shape.
+        count: see `masked_mean`.
     """
     check_shapes(mask, log_probs=log_probs, weights=weights)
     safe = torch.where(mask, log_probs, torch.zeros_like(log_probs))
-    return -masked_mean(weights.detach() * safe, mask)
+    return -masked_mean(weights.detach() * safe, mask, count)
 
 
 def _error(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:

@@ -60,18 +60,21 @@ def check_matrix(mask: Tensor, **tensors: Tensor) -> None:
         raise ValueError("mask must be right-padded: a step follows a padded place")
 
 
-def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    r"""Return $\sum_i m_i x_i / \sum_i m_i$; 0 where the mask is empty.
+def masked_mean(x: Tensor, mask: Tensor, count: Tensor | None = None) -> Tensor:
+    r"""Return $\sum_i m_i x_i / N$ with $N = \sum_i m_i$; 0 where the mask is empty.
 
     Args:
         x: any shape.
         mask: bool, the same shape.
+        count: $N$, if it is another: `()`, the places of a whole minibatch of which these are a
+            part. The results of its parts then add up to the mean over all of it.
 
     Returns:
         a scalar.
     """
     check_shapes(mask, x=x)
-    return torch.where(mask, x, torch.zeros_like(x)).sum() / mask.sum().clamp(min=1)
+    places = mask.sum() if count is None else count
+    return torch.where(mask, x, torch.zeros_like(x)).sum() / places.clamp(min=1)
 
 
 def masked_whiten(x: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
@@ -196,6 +199,7 @@ def clipped_policy_loss(
     advantages: Tensor,
     mask: Tensor,
     clip_range: float,
+    count: Tensor | None = None,
 ) -> Tensor:
     r"""Return $-\mathrm{mean}\,\min(\rho A, \mathrm{clip}(\rho, 1 \pm \epsilon) A)$.
 
@@ -207,6 +211,7 @@ def clipped_policy_loss(
         advantages: $A_t$, the same shape.
         mask: bool, the same shape.
         clip_range: $\epsilon$.
+        count: see `masked_mean`.
     """
     check_shapes(mask, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
     zero = torch.zeros_like(log_probs)
@@ -214,16 +219,20 @@ def clipped_policy_loss(
     ratio = torch.where(mask, log_probs - old_log_probs.detach(), zero).exp()
     advantages = torch.where(mask, advantages, zero).detach()
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
-    return -masked_mean(torch.minimum(ratio * advantages, clipped * advantages), mask)
+    return -masked_mean(torch.minimum(ratio * advantages, clipped * advantages), mask, count)
 
 
 def clip_fraction(
-    log_probs: Tensor, old_log_probs: Tensor, mask: Tensor, clip_range: float
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    mask: Tensor,
+    clip_range: float,
+    count: Tensor | None = None,
 ) -> Tensor:
     r"""Return the share of steps with $|\rho_t - 1| > \epsilon$, a scalar in [0, 1]."""
     check_shapes(mask, log_probs=log_probs, old_log_probs=old_log_probs)
     outside = ((log_probs - old_log_probs).detach().exp() - 1).abs() > clip_range
-    return masked_mean(outside.to(log_probs.dtype), mask)
+    return masked_mean(outside.to(log_probs.dtype), mask, count)
 
 
 def value_loss(
@@ -232,6 +241,7 @@ def value_loss(
     mask: Tensor,
     old_values: Tensor | None = None,
     clip_range: float | None = None,
+    count: Tensor | None = None,
 ) -> Tensor:
     r"""Return $\mathrm{mean}\,(G - V)^2$, or the same with a value kept close to the old one.
 
@@ -245,6 +255,7 @@ def value_loss(
         mask: bool, the same shape.
         old_values: the values at sampling time, needed with `clip_range`.
         clip_range: $\epsilon_V$, or None.
+        count: see `masked_mean`.
 
     Raises:
         ValueError: `clip_range` is given without `old_values`.
@@ -257,7 +268,7 @@ def value_loss(
         old_values = old_values.detach()
         values = old_values + (values - old_values).clamp(-clip_range, clip_range)
     error = torch.where(mask, returns.detach() - values, torch.zeros_like(values))
-    return masked_mean(error.square(), mask)
+    return masked_mean(error.square(), mask, count)
 
 
 def kl_k1(log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor) -> Tensor:

@@ -22,9 +22,10 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from agents.common.master_weights import make_optimizer
 from agents.common.settings import Guarded, PolicySetting
+from agents.policies.checkpointing import Checkpointing
 from agents.policies.drawing import Draws
+from agents.policies.optimisers import make_optimizer
 from agents.policies.stored import StoredPolicy
 from agents.policies.vocabulary import highest_shown
 from text_envs.envs.spaces import TokenIdsWarning
@@ -85,6 +86,9 @@ class CausalLMPolicy(Guarded, Draws, StoredPolicy, ActorCriticPolicy):
         value_hidden: widths of hidden layers of the value head; none for a linear one. Its output
             starts at 0 for every state.
         detach_value: keep the value loss from changing the language model.
+        gradient_checkpointing: keep the input of each layer only and compute the rest again in the
+            backward pass: less memory, a third more work, the same gradients. It may be set
+            afterwards. None leaves a model that is given as it is.
         optimizer_class: by default Adam with eps 1e-5, as in Stable-Baselines3.
         optimizer_kwargs: its arguments apart from the learning rate.
         use_sde: accepted for the library's sake; must be False.
@@ -103,6 +107,7 @@ class CausalLMPolicy(Guarded, Draws, StoredPolicy, ActorCriticPolicy):
         }
     )  # fmt: skip
     detach_value: Any = PolicySetting(lambda x: isinstance(x, bool), "True or False")
+    gradient_checkpointing: Any = Checkpointing()
 
     def __init__(
         self,
@@ -127,6 +132,7 @@ class CausalLMPolicy(Guarded, Draws, StoredPolicy, ActorCriticPolicy):
         eos_ids: Sequence[int] = (),
         value_hidden: Sequence[int] = (),
         detach_value: bool = False,
+        gradient_checkpointing: bool | None = None,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
         use_sde: bool = False,
@@ -177,17 +183,13 @@ class CausalLMPolicy(Guarded, Draws, StoredPolicy, ActorCriticPolicy):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.value_net = cast(Any, nn.Sequential(*layers, last))
-        self.detach_value = detach_value
+        self.detach_value, self.gradient_checkpointing = detach_value, gradient_checkpointing
         banned = {*forbidden, *ends}
         allowed = (i for i in range(self.actor.num_actions) if i not in banned)
         self.idle_action = next(allowed, eos_id or 0)
         parameters = [p for p in self.parameters() if p.requires_grad]
-        self.optimizer = make_optimizer(
-            self.optimizer_class,
-            parameters,
-            lr=lr_schedule(1),
-            **self.optimizer_kwargs,
-        )
+        arguments = self.optimizer_kwargs
+        self.optimizer = make_optimizer(self.optimizer_class, parameters, lr_schedule(1), arguments)
         self.arguments |= {
             "model": model,
             "lora": lora,

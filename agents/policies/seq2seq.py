@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.policies.seq2seq_cache import Read, SideBySide
 from text_envs.lm.action_lm import ActionLM
+from text_envs.lm.checkpointing import recomputing
 from text_envs.lm.checks import scale_between
 from text_envs.lm.loading import load_lm
 from text_envs.lm.precision import without_cast_cache
@@ -163,9 +164,10 @@ class Seq2SeqLM(ActionLM):
         fed = int(index.max(initial=0))
         places = np.arange(len(tokens))[:, None] * (fed + 1) + index
         shown, at = upload(self._bias.device, tokens, places[mask])
-        read = self.read(shown[:, : self.split])
         texts = self.decoder_input(shown[:, self.split : self.split + fed])
-        hidden = self.write(read, texts)  # (B, fed + 1, d); later tokens have no influence
+        with recomputing(self.lm):
+            read = self.read(shown[:, : self.split])
+            hidden = self.write(read, texts)  # (B, fed + 1, d); later tokens have no influence
         return rows_at(hidden.flatten(0, 1), at)
 
     @without_cast_cache

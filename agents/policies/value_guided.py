@@ -24,10 +24,10 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
 from agents.common.checks import require, require_whole
-from agents.common.master_weights import make_optimizer
 from agents.common.settings import PolicySetting, is_number
 from agents.losses.offline import guided_logits
 from agents.policies.causal_lm import CausalLMPolicy
+from agents.policies.optimisers import make_optimizer
 from agents.policies.utterances import Plans
 from agents.policies.value_networks import ValueTrunk, make_target
 from agents.policies.vocabulary import highest_shown
@@ -152,13 +152,14 @@ class ValueGuidedPolicy(CausalLMPolicy):
         self.target = make_target(self.critic)
         if not train_policy:
             self.actor.requires_grad_(False)
-        learning = list(self.actor.parameters())
+        learning = [*self.actor.parameters(), *self.critic.trained_parameters()]
         self.optimizer = make_optimizer(
             self.optimizer_class,
-            [p for p in (*learning, *self.critic.trained_parameters()) if p.requires_grad],
-            lr=lr_schedule(1),
-            **self.optimizer_kwargs,
+            [p for p in learning if p.requires_grad],
+            lr_schedule(1),
+            self.optimizer_kwargs,
         )
+        self.gradient_checkpointing = self.gradient_checkpointing  # of the trunks as well
         self.changed("candidates")
 
     def _load_value_model(self, model: Any) -> PreTrainedModel:
@@ -336,6 +337,13 @@ class ValueGuidedPolicy(CausalLMPolicy):
         if self.v_head:
             return self.critic.v(states(self.critic.actor))
         return self.without_forbidden(self._q(states)).amax(dim=1)
+
+    @property
+    def allowed(self) -> Tensor:
+        """Which actions are ever written, bool `(A,)`."""
+        allowed = torch.ones(self.actor.num_actions, dtype=torch.bool, device=self.device)
+        allowed[self.arguments["forbidden"]] = False
+        return allowed
 
     def without_forbidden(self, q_values: Tensor) -> Tensor:
         """Return scores `(..., A)` with minus infinity for what is never written."""

@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from text_envs.lm.action_lm import ActionLM
-from text_envs.lm.likelihood import linear_log_probs
+from text_envs.lm.likelihood import linear_scores
 from text_envs.lm.precision import outside_autocast
 from text_envs.lm.sharing import base_parameters, shared_copy
 
 __all__ = ["ValueTrunk", "make_target", "polyak_update"]
+
+# Q values of all actions at a time, where only their maximum is wanted.
+_Q_VALUES = 2**22
 
 
 class ValueTrunk(nn.Module):
@@ -101,9 +104,24 @@ class ValueTrunk(nn.Module):
     def q_with_log_probs(self, hidden: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         r"""Return $Q_i(s, u)$ and $\log \mathrm{softmax}(Q_i(s, \cdot))_u$, each `(2, M)`."""
         parts = self._features(hidden)
-        log_probs = [linear_log_probs(f, last.weight, last.bias, actions)[0] for last, f in parts]
-        q = [_at(last, features, actions) for last, features in parts]
-        return torch.stack(q), torch.stack(log_probs)
+        pairs = [linear_scores(f, last.weight, last.bias, actions) for last, f in parts]
+        q, log_probs = (torch.stack(both) for both in zip(*pairs, strict=True))
+        return q, log_probs
+
+    @torch.no_grad()
+    def best_q(self, hidden: Tensor, allowed: Tensor) -> Tensor:
+        r"""Return $\max_a \min_i Q_i(s, a)$ `(M,)`, without the Q of all states at once.
+
+        Args:
+            hidden: `(M, d)`.
+            allowed: bool `(A,)`, the actions that may be taken.
+        """
+        rows = max(1, _Q_VALUES // self.num_outputs)
+        best = [
+            self.q_min(part).masked_fill_(~allowed, -torch.inf).amax(dim=1)
+            for part in hidden.split(rows)
+        ]
+        return torch.cat(best)
 
     def _features(self, hidden: Tensor) -> list[tuple[nn.Linear, Tensor]]:
         """Return, for each Q head, its last layer and what that is applied to, `(M, 2d)`."""

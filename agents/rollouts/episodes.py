@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from agents.common.packing import packed
 from agents.rollouts.rollout import Rollout
 from text_envs.lm.action_lm import ActionLM
 from text_envs.lm.transfers import on_host, places_of, spread, to_device
@@ -25,6 +26,8 @@ from text_envs.lm.watching import held
 
 __all__ = ["Collected", "TokenPolicy", "collect_episodes", "score"]
 
+# Tokens of a pass that scores: without gradients, a layer's states are all that is held.
+_SCORED_TOKENS = 4096
 # Rows are dropped from the model's batch in groups, as moving the cache costs about one step.
 _KEEP_WHILE = 0.8
 
@@ -127,14 +130,19 @@ def collect_episodes(
 
 
 @torch.no_grad()
-def score(actor: ActionLM, rollout: Rollout, batch_size: int = 64) -> Tensor:
+def score(actor: ActionLM, rollout: Rollout, batch_size: int | None = None) -> Tensor:
     """Return the log-probabilities `(B, T)` that a model gives to the actions of a roll-out.
 
-    One forward pass a sequence; episodes of similar length go together.
+    One forward pass a sequence; episodes of similar length go together, up to 4,096 tokens a pass.
+
+    Args:
+        actor: the model.
+        rollout: B episodes.
+        batch_size: most sequences a pass; None for 64.
     """
     log_probs = torch.zeros_like(rollout.log_probs)
-    order = torch.from_numpy(on_host(rollout.mask)[0].sum(axis=1).argsort(kind="stable"))
-    for at in order.split(batch_size):
+    lengths = torch.from_numpy((on_host(rollout.tokens)[0] != actor.pad_id).sum(axis=1))
+    for at in packed(lengths, _SCORED_TOKENS, batch_size or 64):
         index = to_device(at, log_probs.device)
         part = replace(rollout, infos=[]).select(index)
         places = places_of(part.mask)  # (M,)

@@ -32,6 +32,8 @@ from agents.training.checks import (
     check_total,
     is_rate,
 )
+from agents.training.gradients import clip_gradients
+from agents.training.micro_batches import Loss, Part, check_micro_batch, micro_batches
 from text_envs.policies.sources import check_tokens
 from text_envs.tokens.vocabulary import check_vocabulary, tokenizer_facts
 
@@ -60,6 +62,7 @@ class TextAlgorithm(Guarded, BaseAlgorithm):
     }
     learning_rate: Any = Setting(is_rate, RATE)
     max_grad_norm: Any = Setting(lambda x: x > 0, "above 0")
+    micro_batch_size: Any = counting(none=True)
     verbose: Any = counting(0)
     tensorboard_log: Any = Setting(
         lambda x: x is None or isinstance(x, str | os.PathLike), "None or a folder"
@@ -120,6 +123,9 @@ class TextAlgorithm(Guarded, BaseAlgorithm):
         """Bring a changed setting to what depends on it; an error puts the old value back."""
         if name == "learning_rate":
             self._setup_lr_schedule()
+        if name in ("micro_batch_size", "batch_size", "n_episodes"):
+            sizes = (vars(self).get("batch_size"), vars(self).get("n_episodes"))
+            check_micro_batch(self.micro_batch_size, *sizes)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy has: all but the logger, whose files are open; `learn` makes it."""
@@ -180,24 +186,83 @@ class TextAlgorithm(Guarded, BaseAlgorithm):
                 self.policy.tokenizer = tokenizer
 
     def optimize(self, loss: Tensor) -> Tensor:
-        """Take one step of the policy's optimiser; return the norm of the gradient, `()`.
+        """Take one step on a loss that was computed whole; return the norm of the gradient, `()`.
+
+        `descend` does it in parts.
+
+        Raises:
+            FloatingPointError: the loss is not finite; the weights are left as they are.
+            ValueError: there is a `micro_batch_size`, which this cannot keep to.
+        """
+        if self.micro_batch_size is not None:
+            raise ValueError(
+                f"{type(self).__name__} computes whole minibatches; accepted: "
+                "micro_batch_size=None, or a train that calls self.descend(batch, loss)"
+            )
+        self._check_finite(loss.detach())
+        self.policy.optimizer.zero_grad()
+        self._backward(loss)
+        return self.step()
+
+    def descend(self, batch: Any, loss: Loss, passes: int = 1) -> dict[str, Tensor]:
+        """Take one step on the loss of a minibatch, micro-batch by micro-batch.
+
+        Args:
+            batch: a minibatch: a `Rollout`, an `OfflineBatch`, or what else has `tokens`, a length
+                and `select`.
+            loss: see `agents.training.micro_batches`.
+            passes: sequences that each row of the minibatch is scored in.
+
+        Returns:
+            the metrics, and `grad_norm`.
 
         Raises:
             FloatingPointError: the loss is not finite; the weights are left as they are.
         """
+        metrics = self.accumulate(batch, loss, passes)
+        return metrics | {"grad_norm": self.step()}
+
+    def accumulate(self, batch: Any, loss: Loss, passes: int = 1) -> dict[str, Tensor]:
+        """Leave the gradients of a minibatch's loss at the parameters; see `descend`."""
+        self.policy.optimizer.zero_grad()  # before the forward pass, which wants their memory
+        cut = self.parts_of(batch, passes)
+        total: Tensor | float = 0.0
+        metrics: dict[str, Tensor] = {}
+        parts = [Part.of(batch)] if cut is None else (Part.cut(batch, index) for index in cut)
+        for part in parts:
+            share, shares = loss(part)
+            total = total + share.detach()
+            self._check_finite(share.detach())
+            self._backward(share)
+            del share, part
+            for name, value in shares.items():
+                value = value.detach()
+                metrics[name] = metrics[name] + value if name in metrics else value
+        return {"loss": torch.as_tensor(total), **metrics}
+
+    def parts_of(self, batch: Any, passes: int = 1) -> list[Tensor] | None:
+        """Return the rows of each micro-batch of a minibatch; None where one takes them all."""
+        return micro_batches(batch, self.policy, self.micro_batch_size, passes)
+
+    def step(self) -> Tensor:
+        """Scale the gradients, move the parameters; return the norm of the gradient, `()`."""
+        optimizer = self.policy.optimizer
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        norm = clip_gradients([g for g in gradients if g is not None], self.max_grad_norm)
+        optimizer.step()
+        return norm
+
+    def _backward(self, loss: Tensor) -> None:
+        with torch.autocast(loss.device.type, enabled=False):  # each in the type of its forward
+            loss.backward()
+
+    def _check_finite(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
+            self.policy.optimizer.zero_grad()
             raise FloatingPointError(
                 f"the loss of update {self._n_updates + 1} is {loss.item()}: training has "
                 "diverged. Lower the learning rate"
             )
-        optimizer = self.policy.optimizer
-        optimizer.zero_grad()
-        with torch.autocast(loss.device.type, enabled=False):  # each in the type of its forward
-            loss.backward()
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
-        optimizer.step()
-        return norm
 
     def generate(self, prompts: Any, **kwargs: Any) -> list[Any]:
         """Return what the policy writes to prompts, texts or lists of messages.

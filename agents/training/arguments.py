@@ -32,6 +32,9 @@ class RunArguments(TypedDict, total=False):
 
     Attributes:
         max_grad_norm: gradients are scaled down to this norm.
+        micro_batch_size: sequences of a forward and backward pass. The gradients of the passes add
+            up to that of the minibatch, for one step. None for as many as about 1 GiB of
+            activations holds, on a GPU a quarter of its memory.
         num_envs: environments to make if `env` is an id; None for as many as divide `n_episodes`,
             at most 64 or one group.
         stats_window_size: episodes that `rollout/ep_*_mean` average over.
@@ -44,6 +47,7 @@ class RunArguments(TypedDict, total=False):
     """
 
     max_grad_norm: float
+    micro_batch_size: int | None
     num_envs: int | None
     stats_window_size: int
     tensorboard_log: str | os.PathLike[str] | None
@@ -123,7 +127,7 @@ def set_weight_decay(policy: Any, weight_decay: float) -> None:
     Raises:
         ValueError: the optimiser is no AdamW, which `weight_decay` is for.
     """
-    if kind_of(policy.optimizer) is not torch.optim.AdamW:
+    if not issubclass(kind_of(policy.optimizer), torch.optim.AdamW):
         raise ValueError(
             f"weight_decay is AdamW's, and the policy has {kind_of(policy.optimizer).__name__}; "
             "accepted: its own arguments in optimizer.param_groups"

@@ -213,5 +213,5 @@ class TargetAlgorithm(EpisodicAlgorithm):
             groups = torch.from_numpy(starts.repeat(self.group_size)).to(self.device)
         rollout = rollout.to(self.device)
         self._last_obs = self.env.reset()  # type: ignore[assignment]
-        rollout.ref_log_probs = score(self.reference, rollout)
+        rollout.ref_log_probs = score(self.reference, rollout, self.micro_batch_size)
         target.fit(rollout, groups)

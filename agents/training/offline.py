@@ -27,6 +27,7 @@ from agents.data.batches import OfflineBatch, offline_batch
 from agents.data.order import BatchOrder
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.training.algorithm import TextAlgorithm
+from agents.training.micro_batches import check_micro_batch
 from agents.training.progress import OfflineProgressBar
 from text_envs import datasets
 from text_envs.datasets import EpisodeDataset
@@ -82,6 +83,7 @@ class OfflineAlgorithm(TextAlgorithm):
         learning_rate: float | Schedule = 3e-4,
         batch_size: int = 64,
         max_grad_norm: float = 1.0,
+        micro_batch_size: int | None = None,
         include_prefix: bool = False,
         num_envs: int | None = None,
         stats_window_size: int = 100,
@@ -94,7 +96,10 @@ class OfflineAlgorithm(TextAlgorithm):
     ) -> None:
         require_whole("batch_size", batch_size)
         require("max_grad_norm", max_grad_norm, lambda x: x > 0, "above 0")
+        require_whole("micro_batch_size", micro_batch_size, none=True)
+        check_micro_batch(micro_batch_size, batch_size, None)
         self.batch_size, self.max_grad_norm = batch_size, max_grad_norm
+        self.micro_batch_size = micro_batch_size
         self.include_prefix = include_prefix
         self.dataset = None if dataset is None else datasets.load(dataset)
         self.data: OfflineBatch | None = None

@@ -36,6 +36,7 @@ from agents.rollouts.episodes import Collected, collect_episodes, score
 from agents.rollouts.groups import collect_groups
 from agents.rollouts.rollout import Rollout
 from agents.training.checks import check_rows, check_target
+from agents.training.micro_batches import check_micro_batch
 from agents.training.progress import TokenProgressBar
 from agents.training.referenced import ReferencedAlgorithm
 
@@ -100,6 +101,7 @@ class EpisodicAlgorithm(ReferencedAlgorithm, OnPolicyAlgorithm):
         ent_coef: float = 0.0,
         vf_coef: float = 0.0,
         max_grad_norm: float = 1.0,
+        micro_batch_size: int | None = None,
         kl_coef: float = 0.0,
         kl_target: float | None = None,
         kl_horizon: float = 10_000.0,
@@ -121,6 +123,7 @@ class EpisodicAlgorithm(ReferencedAlgorithm, OnPolicyAlgorithm):
         for name, weight in (("ent_coef", ent_coef), ("vf_coef", vf_coef), ("kl_coef", kl_coef)):
             require_weight(name, weight)
         require("max_grad_norm", max_grad_norm, lambda x: x > 0, "above 0")
+        require_whole("micro_batch_size", micro_batch_size, none=True)
         require("kl_horizon", kl_horizon, lambda x: x > 0, "above 0")
         require("kl_target", kl_target, lambda x: x is None or x > 0, "None or above 0")
         check_target(kl_target, kl_coef)
@@ -137,6 +140,9 @@ class EpisodicAlgorithm(ReferencedAlgorithm, OnPolicyAlgorithm):
             policy_kwargs = policy_kwargs_for(env, **(policy_kwargs or {}))
         self.n_episodes, self.kl_coef = int(n_episodes), float(kl_coef)
         self.kl_target, self.kl_horizon = kl_target, kl_horizon
+        batch_size = (_library or vars(self)).get("batch_size")
+        check_micro_batch(micro_batch_size, batch_size, n_episodes)
+        self.micro_batch_size = micro_batch_size
         self._reference_source = reference
         self.pending = None
         self.rollout = None
@@ -251,7 +257,7 @@ class EpisodicAlgorithm(ReferencedAlgorithm, OnPolicyAlgorithm):
         for name, term in rollout.reward_terms.items():
             self.logger.record(f"rollout/reward_{name}", term.mean().item())
         if self.reference is not None:
-            rollout.ref_log_probs = score(self.reference, rollout)
+            rollout.ref_log_probs = score(self.reference, rollout, self.micro_batch_size)
             if rollout.policy_mask is not None:  # what the policy did not choose has no KL
                 rollout.ref_log_probs = torch.where(
                     rollout.policy_mask, rollout.ref_log_probs, rollout.log_probs

@@ -113,14 +113,23 @@ class ValueAlgorithm(OfflineAlgorithm):
 
     def train_step(self, batch: OfflineBatch) -> dict[str, Tensor]:
         """Take one step of the optimiser, then move the target."""
-        loss, metrics = self.losses(batch)
-        metrics["grad_norm"] = self.optimize(loss)
+        metrics = self.descend(batch, lambda part: self.losses(part.batch, part.whole))
         polyak_update(self.policy.target, self.policy.critic, self.polyak)
-        return {"loss": loss.detach(), **metrics}
+        if "advantage_square" in metrics:  # which adds up, as a deviation does not
+            variance = metrics.pop("advantage_square") - metrics["advantage_mean"].double() ** 2
+            metrics["advantage_std"] = variance.clamp(min=0.0).sqrt().float()
+        return metrics
 
     @abstractmethod
-    def losses(self, batch: OfflineBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of a minibatch, and its parts and statistics for the log."""
+    def losses(
+        self, batch: OfflineBatch, whole: OfflineBatch | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a minibatch, and its parts and statistics for the log.
+
+        Args:
+            batch: the episodes.
+            whole: the minibatch that they are a part of; the results are then shares of its means.
+        """
 
     def states_of(self, batch: OfflineBatch) -> States:
         """Read V and the hidden states at all states, in one pass a sequence."""
@@ -138,7 +147,9 @@ def pad(flat: Tensor, mask: Tensor) -> Tensor:
     return spread(flat, places_of(mask), mask.shape)
 
 
-def statistics(q: Tensor, values: Tensor, targets: Tensor, mask: Tensor) -> dict[str, Tensor]:
+def statistics(
+    q: Tensor, values: Tensor, targets: Tensor, mask: Tensor, count: Tensor | None = None
+) -> dict[str, Tensor]:
     """Return what every one of these algorithms logs, over the real actions.
 
     Args:
@@ -146,14 +157,15 @@ def statistics(q: Tensor, values: Tensor, targets: Tensor, mask: Tensor) -> dict
         values: `(...)` V.
         targets: `(...)` what Q is to be.
         mask: bool `(...)`.
+        count: see `masked_mean`.
     """
     with torch.no_grad():
         mean_q = q.mean(dim=0)
         return {
-            "q_mean": masked_mean(mean_q, mask),
-            "v_mean": masked_mean(values, mask),
-            "td_error": masked_mean((mean_q - targets).abs(), mask),
-            "target_mean": masked_mean(targets, mask),
+            "q_mean": masked_mean(mean_q, mask, count),
+            "v_mean": masked_mean(values, mask, count),
+            "td_error": masked_mean((mean_q - targets).abs(), mask, count),
+            "target_mean": masked_mean(targets, mask, count),
         }
 
 

@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 import text_envs
 from agents import GRPO, REINFORCE, RLOO, policy_gradient
 from agents.rollouts.groups import collect_groups
+from agents.training.micro_batches import Part
 from text_envs.guides.roll_in import GuidedStarts
 
 CLASSES = [REINFORCE, RLOO, GRPO]
@@ -79,9 +80,12 @@ def test_groups_over_single_environments() -> None:
     assert starts[0] == starts[1] and starts[2] == starts[3]
 
 
-class _Stats(dict[str, list[torch.Tensor]]):
-    def __missing__(self, key: str) -> list[torch.Tensor]:
-        return self.setdefault(key, [])
+def loss_of(agent: Any, index: torch.Tensor) -> torch.Tensor:
+    """Return the loss of one minibatch."""
+    part = Part.of(agent.rollout.select(index))
+    length = agent.rollout.lengths.float().mean()
+    loss: torch.Tensor = agent._loss(part, advantages=advantages(agent)[index], length=length)[0]
+    return loss
 
 
 def advantages(agent: Any) -> torch.Tensor:
@@ -110,7 +114,7 @@ def test_gradient_is_that_of_the_definition(cls: Any) -> None:
     )
     by_hand = -(weights * log_probs.sum(dim=1)).sum() / rollout.mask.sum()
     wanted = torch.autograd.grad(by_hand, parameters, allow_unused=True)
-    loss = agent._loss(rollout, torch.arange(16), advantages(agent), _Stats())
+    loss = loss_of(agent, torch.arange(16))
     found = torch.autograd.grad(loss, parameters, allow_unused=True)
     for a, b in zip(found, wanted, strict=True):
         if b is not None:
@@ -121,11 +125,9 @@ def test_minibatches_add_up_to_the_whole() -> None:
     """The mean over minibatches weighs every text alike, however long its minibatch is."""
     agent = make(REINFORCE, text_envs.make_sb3(Share(), num_envs=16))
     agent.collect_rollouts(agent.env, agent._setup_learn(1)[1])
-    whole = agent._loss(agent.rollout, torch.arange(16), advantages(agent), _Stats())
+    whole = loss_of(agent, torch.arange(16))
     order = agent.rollout.lengths.argsort()
-    parts = [
-        agent._loss(agent.rollout, index, advantages(agent), _Stats()) for index in order.split(4)
-    ]
+    parts = [loss_of(agent, index) for index in order.split(4)]
     torch.testing.assert_close(torch.stack(parts).mean(), whole, atol=1e-6, rtol=1e-4)
 
 

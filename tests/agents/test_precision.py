@@ -17,7 +17,8 @@ from test_copies import COPIES, modules_of
 
 import agents
 import text_envs
-from agents.common.master_weights import kind_of, make_optimizer, with_master_weights
+from agents.common.master_weights import kind_of, with_master_weights
+from agents.policies.optimisers import make_optimizer
 from agents.policies.value_networks import polyak_update
 from agents.rollouts.episodes import score
 from text_envs import datasets
@@ -86,13 +87,13 @@ def test_copies_and_states_go_on_exactly(how: str) -> None:
         optimizer.step()
 
     p = torch.nn.Parameter(torch.linspace(-1, 1, 64).to(BF16))
-    optimizer = make_optimizer(torch.optim.AdamW, [p], lr=1e-4, weight_decay=0.1)
+    optimizer = make_optimizer(torch.optim.AdamW, [p], 1e-4, {"weight_decay": 0.1})
     assert kind_of(optimizer) is torch.optim.AdamW
     for _ in range(3):
         step(optimizer, p)
     if how == "state":
         q = torch.nn.Parameter(p.detach().clone())
-        other = make_optimizer(torch.optim.AdamW, [q], lr=1.0)
+        other = make_optimizer(torch.optim.AdamW, [q], 1.0, {})
         other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     else:
         both = (p, optimizer)
@@ -107,7 +108,7 @@ def test_copies_and_states_go_on_exactly(how: str) -> None:
 
 def test_whoever_sets_a_weight_is_obeyed() -> None:
     p = torch.nn.Parameter(torch.ones(4, dtype=BF16))
-    optimizer = make_optimizer(torch.optim.SGD, [p], lr=1e-4)
+    optimizer = make_optimizer(torch.optim.SGD, [p], 1e-4, {})
     p.grad = torch.ones(4, dtype=BF16)
     optimizer.step()
     with torch.no_grad():

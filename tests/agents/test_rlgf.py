@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ from agents import D2LOLS, LOLS, PPO, AggreVaTeD, CausalLMPolicy, PPOPlusPlus, p
 from agents.ilql import ILQL
 from agents.losses import on_policy as F
 from agents.policies.two_critics import TwoCriticPolicy, TwoCriticSeq2SeqPolicy
+from agents.rollouts.rollout import Rollout
+from agents.training.micro_batches import Part
 from text_envs import EpisodeBatch, Example, Task, exact
 from text_envs.episodes.errors import GuideError
 from text_envs.guides import Query, as_guide
@@ -96,7 +97,11 @@ class Watched(TwoCriticPolicy):
 )
 @pytest.mark.parametrize("task", [Share, Echo])
 def test_gradients_reach_the_tokens_of_the_table_alone(
-    cls: Any, kwargs: dict[str, Any], rolls_in: bool, task: Any
+    cls: Any,
+    kwargs: dict[str, Any],
+    rolls_in: bool,
+    task: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The policy loss never lands on a guide's token, whoever began; the value loss as it says."""
     env = text_envs.make_sb3(task(), num_envs=16)
@@ -107,11 +112,14 @@ def test_gradients_reach_the_tokens_of_the_table_alone(
     rollout = collect(agent)
     agent.n_epochs, agent.batch_size = 1, 16
     agent.learning_rate = agent.lr_schedule = lambda _: 0.0
-    seen: list[Any] = []
-    agent._loss_of, agent._loss = agent._loss, lambda *a: seen.append(a[1]) or agent._loss_of(*a)
+    orders: list[Any] = []
+    drawn = Rollout.minibatches
+    monkeypatch.setattr(
+        Rollout, "minibatches", lambda *a: (orders.append(x) or x for x in drawn(*a))
+    )
     agent.train()
     log_probs, values, entropy = (x.grad for x in agent.policy.seen)
-    order = seen[0]
+    order = orders[0]
     infos = [rollout.infos[i] for i in order.tolist()]
     steps = torch.arange(rollout.mask.shape[1])
     h = torch.tensor([info["seam"] for info in infos])[:, None]
@@ -243,15 +251,13 @@ def test_approx_kl_is_a_mean_over_what_is_learnt() -> None:
     with torch.no_grad():
         for parameter in agent.policy.actor.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
-    stats: dict[str, list[torch.Tensor]] = defaultdict(list)
-    advantages, returns = agent._advantages(rollout)
-    agent._loss(rollout, torch.arange(16), advantages, returns, stats)
+    _, metrics = agent._loss(Part.of(rollout), *agent._advantages(rollout))
     new, _, _ = agent.policy.evaluate_episodes(
         rollout.tokens, rollout.columns, rollout.actions, rollout.mask
     )
     log_ratio = (new - rollout.log_probs)[rollout.policy_mask]
     wanted = (log_ratio.exp() - 1 - log_ratio).mean()
-    torch.testing.assert_close(stats["approx_kl"][0], wanted.detach(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(metrics["approx_kl"], wanted.detach(), rtol=1e-4, atol=1e-6)
     assert wanted > 1e-3
 
 

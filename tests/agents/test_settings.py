@@ -37,6 +37,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "fit_episodes": (16, 0), "gae_lambda": (0.5, 2), "gamma": (0.5, 1.5), "group_size": (4, 3),
     "kl_coef": (0.3, -1), "kl_horizon": (50.0, 0), "kl_target": (0.7, 0),
     "label_smoothing": (0.1, 1), "learning_rate": (1e-5, -1.0), "max_grad_norm": (0.5, 0),
+    "micro_batch_size": (2, 0),
     "n_episodes": (16, 7), "n_epochs": (3, 0), "negatives": ("batch", "x"),
     "normalize_advantage": (False, 1),
     "polyak": (0.5, 0), "proposal_interval": (4, 0), "stats_window_size": (7, 0),

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from text_envs.lm.likelihood import entropy, linear_log_probs, sample, token_log_probs
+from text_envs.lm.likelihood import (
+    entropy,
+    linear_log_probs,
+    linear_scores,
+    sample,
+    token_log_probs,
+)
+from text_envs.lm.smoothing import linear_smoothed_log_probs, smoothed_log_probs
 
 
 def test_token_log_probs_by_hand() -> None:
@@ -66,6 +75,91 @@ def test_linear_log_probs_equal_the_textbook(
         for one, other in zip(found, wanted, strict=True):
             keep = torch.isfinite(bias.detach()) if one.ndim == 1 else slice(None)
             torch.testing.assert_close(one[keep], other[keep], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("room", [0, 11, 10**6])  # nothing kept, the first two chunks, all
+@pytest.mark.parametrize("forbid", [False, True])
+def test_scores_and_smoothing_equal_the_textbook(
+    forbid: bool, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("text_envs.lm.likelihood._KEPT_PROBABILITIES", room)
+    torch.manual_seed(0)
+    hidden = torch.randn(7, 4, requires_grad=True)
+    weight = torch.randn(5, 4, requires_grad=True)
+    bias = torch.randn(5)
+    if forbid:
+        bias[2] = -math.inf
+    bias.requires_grad_()
+    actions, g, h = torch.tensor([0, 1, 3, 4, 0, 1, 3]), torch.randn(7), torch.randn(7)
+    inputs = (hidden, weight, bias)
+    scores, log_probs = linear_scores(*inputs, actions, chunk=2)
+    smoothed = linear_smoothed_log_probs(*inputs, actions, 0.3, chunk=2)
+    logits = hidden @ weight.T + bias
+    chosen = logits.gather(1, actions[:, None]).squeeze(1)
+    expected = token_log_probs(logits, actions)
+    expected_smoothed = smoothed_log_probs(logits, actions, 0.3)
+    pairs = [
+        (scores, chosen, (scores * g).sum() + (log_probs * h).sum(),
+         (chosen * g).sum() + (expected * h).sum()),
+        (smoothed, expected_smoothed, (smoothed * g).sum(), (expected_smoothed * g).sum()),
+    ]  # fmt: skip
+    for found, wanted, loss, expected_loss in pairs:
+        torch.testing.assert_close(found, wanted)
+        ours = torch.autograd.grad(loss, inputs)
+        theirs = torch.autograd.grad(expected_loss, inputs, retain_graph=True)
+        for one, other in zip(ours, theirs, strict=True):
+            keep = torch.isfinite(bias.detach()) if one.ndim == 1 else slice(None)
+            torch.testing.assert_close(one[keep], other[keep], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("smoothed", [False, True])
+def test_scores_of_all_words_are_never_held(
+    smoothed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 1,000 tokens over 2,000 words only what is allowed is kept, and few are made at a time."""
+    monkeypatch.setattr("text_envs.lm.likelihood._KEPT_PROBABILITIES", 200_000)
+    largest: list[int] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):  # type: ignore[no-untyped-def]
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                largest.append(out.untyped_storage().nbytes() // 4)
+            return out
+
+    hidden = torch.randn(1000, 8, requires_grad=True)
+    weight = torch.randn(2000, 8, requires_grad=True)
+    actions, kept = torch.randint(2000, (1000,)), {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.numel()
+        return tensor
+
+    with Watch(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        if smoothed:
+            found = linear_smoothed_log_probs(hidden, weight, None, actions, 0.1, chunk=50)
+        else:
+            found, _ = linear_log_probs(hidden, weight, None, actions, chunk=50)
+        found.sum().backward()
+    assert max(largest) <= 50 * 2000
+    assert sum(kept.values()) <= 200_000 + 4 * 10_000 + 2 * 16_000
+
+
+def test_chunks_go_by_vocabulary_and_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output layer that is in no cache is read once for many rows."""
+    rows: list[int] = []
+    real = torch.nn.functional.linear
+
+    def linear(h: torch.Tensor, *rest: Any) -> torch.Tensor:
+        rows.append(len(h))
+        return real(h, *rest)
+
+    monkeypatch.setattr("text_envs.lm.likelihood.functional.linear", linear)
+    for words, width, wanted in ((4000, 128, 131), (60_000, 8, 16), (60_000, 64, 256)):
+        rows.clear()
+        actions = torch.zeros(300).long()
+        linear_log_probs(torch.zeros(300, width), torch.zeros(words, width), None, actions)
+        assert rows[0] == wanted, (words, width)
 
 
 def test_linear_log_probs_of_the_improbable() -> None:

@@ -219,7 +219,8 @@ class ActionLM(Chooses, nn.Module):
     def _output(self, hidden: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Return weight and bias of the actions, and hidden states that carry the temperature."""
         head = cast(nn.Linear, self.lm.get_output_embeddings())
-        weight = head.weight[: self.num_actions]
+        whole = len(head.weight) == self.num_actions  # a slice's gradient is copied once more
+        weight = head.weight if whole else head.weight[: self.num_actions]
         scale = self._logit_scale / self.temperature
         bias = None if head.bias is None else head.bias[: self.num_actions] * scale
         if self._restricted:

@@ -11,14 +11,12 @@ goes to the accelerator in one transfer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from text_envs.lm.checkpointing import is_checkpointing, recomputing
 from text_envs.lm.pass_through import pass_through
 from text_envs.lm.transfers import rows_at, upload
 
@@ -32,7 +30,7 @@ Ints = NDArray[np.int64]
 
 
 def encode(
-    backbone: Callable[..., Any],
+    backbone: nn.Module,
     tokens: Ints,
     columns: Ints,
     mask: NDArray[np.bool_],
@@ -72,11 +70,14 @@ def encode(
         wanted.append((np.arange(len(rows))[:, None] * width + index[rows])[mask[rows]])
         places.append(number[rows][mask[rows]])
     arrays = upload(device, *batches, *wanted, np.concatenate(places).argsort())
+    # A layer that computes its states again takes no cache.
+    lean = cached and device.type != "cpu" and not is_checkpointing(backbone)
     states = []
     count = len(batches)
     for ids_there, at in zip(arrays[:count], arrays[count:-1], strict=True):
-        given = {"past_key_values": pass_through()} if cached and device.type != "cpu" else {}
-        output = backbone(input_ids=ids_there, use_cache=False, **given)
+        given = {"past_key_values": pass_through()} if lean else {}
+        with recomputing(backbone):
+            output = backbone(input_ids=ids_there, use_cache=False, **given)
         hidden = output.last_hidden_state  # (b, n, d)
         states.append(rows_at(hidden.flatten(0, 1), at))
     if len(states) == 1:

@@ -1,11 +1,11 @@
 """Log-probabilities, entropies and samples over large vocabularies.
 
 The output layer is most of the work of a small language model: a batch of 3,000 tokens over 4,000
-words is 12 million logits. `linear_log_probs` walks over the tokens in chunks that fit the
-processor's cache and computes the gradient in closed form from the probabilities, which takes about
-half the time of the textbook graph. Where even the probabilities would fill the memory, it keeps
-nothing and computes them again in the backward pass. `sample` draws by inverting the cumulative
-distribution.
+words is 12 million logits. `linear_log_probs` walks over the tokens in chunks and computes the
+gradient in closed form from the probabilities, which takes less time than the textbook graph and
+never holds the scores of all tokens. It keeps the probabilities of the first tokens, as far as a
+fixed amount of memory goes, and computes the others again in the backward pass. `sample` draws by
+inverting the cumulative distribution.
 """
 
 from __future__ import annotations
@@ -18,12 +18,16 @@ from torch.nn import functional
 
 from text_envs.lm.precision import in_one_dtype
 
-__all__ = ["entropy", "linear_log_probs", "sample", "token_log_probs"]
+__all__ = ["entropy", "linear_log_probs", "linear_scores", "sample", "token_log_probs"]
 
 # Logits per chunk: a chunk of 2**19 float32 takes 2 MiB, about a core's share of the cache.
 _CHUNK_LOGITS = 2**19
-# Probabilities kept for the backward pass at most; 2**26 float32 take 256 MiB.
-_KEPT_PROBABILITIES = 2**26
+# An output layer of more weights than this is in no cache. Every chunk then reads all of it from
+# memory, which only a chunk of many rows makes up for.
+_CACHED_WEIGHTS = 2**21
+_ROWS, _ROWS_OF_LARGE = 16, 256
+# Probabilities kept for the backward pass at most; 2**25 float32 take 128 MiB.
+_KEPT_PROBABILITIES = 2**25
 # Words per block of the two-level search in `sample`.
 _BLOCK = 64
 
@@ -86,7 +90,7 @@ def linear_log_probs(
         bias: `(V,)` added to the scores, minus infinity where a word is forbidden; or None.
         actions: `(M,)` int64.
         with_entropy: also return the entropies.
-        chunk: rows worked on at a time; None chooses by vocabulary.
+        chunk: rows worked on at a time; None chooses by vocabulary and width.
 
     Returns:
         `(M,)` log-probabilities and `(M,)` entropies (None unless asked for), float32.
@@ -94,28 +98,70 @@ def linear_log_probs(
     Raises:
         ValueError: `hidden` is not a matrix or the lengths differ.
     """
+    log_probs, entropies, _ = _in_chunks(hidden, weight, bias, actions, with_entropy, chunk)
+    return log_probs, entropies if with_entropy else None
+
+
+def linear_scores(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    actions: Tensor,
+    *,
+    chunk: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""Return the scores $z_a$ and the log-probabilities of the actions, from one pass.
+
+    With $g^z$ the gradient of the scores, $\partial z$ of `linear_log_probs` is
+    $g\,(e_a - p) + g^z e_a$.
+
+    Args:
+        hidden: `(M, d)`.
+        weight: `(V, d)`.
+        bias: `(V,)` or None.
+        actions: `(M,)` int64.
+        chunk: see `linear_log_probs`.
+
+    Returns:
+        `(M,)` each, float32.
+
+    Raises:
+        ValueError: `hidden` is not a matrix or the lengths differ.
+    """
+    log_probs, _, scores = _in_chunks(hidden, weight, bias, actions, False, chunk)
+    return scores, log_probs
+
+
+def _in_chunks(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    actions: Tensor,
+    with_entropy: bool,
+    chunk: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
     if hidden.ndim != 2 or actions.shape != hidden.shape[:1]:
         raise ValueError(
             f"hidden must be (M, d) and actions (M,), got {tuple(hidden.shape)} and "
             f"{tuple(actions.shape)}"
         )
     if chunk is None:
-        chunk = max(16, _CHUNK_LOGITS // weight.shape[0])
-    if hidden.device.type != "cpu":
-        chunk *= 64  # launching kernels costs more there than memory traffic
+        least = _ROWS if weight.numel() <= _CACHED_WEIGHTS else _ROWS_OF_LARGE
+        chunk = max(least, _CHUNK_LOGITS // weight.shape[0])
+        if hidden.device.type != "cpu":  # launching kernels costs more than memory traffic
+            chunk = max(chunk, 64 * _CHUNK_LOGITS // weight.shape[0])
     hidden, weight, bias = in_one_dtype(hidden, weight, bias)
     with torch.autocast(hidden.device.type, enabled=False):
-        log_probs, entropies = cast(
-            tuple[Tensor, Tensor],
+        return cast(
+            tuple[Tensor, Tensor, Tensor],
             _LinearLogProbs.apply(  # type: ignore[no-untyped-call]
                 hidden, weight, bias, actions, with_entropy, chunk
             ),
         )
-    return log_probs, entropies if with_entropy else None
 
 
 class _LinearLogProbs(torch.autograd.Function):
-    """See `linear_log_probs`."""
+    """See `linear_log_probs` and `linear_scores`."""
 
     @staticmethod
     def forward(
@@ -126,42 +172,48 @@ class _LinearLogProbs(torch.autograd.Function):
         actions: Tensor,
         with_entropy: bool,
         chunk: int,
-    ) -> tuple[Tensor, Tensor]:
-        keep = not with_entropy and len(hidden) * len(weight) <= _KEPT_PROBABILITIES
-        log_probs, entropies, kept = [], [], []
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        room = _KEPT_PROBABILITIES if any(ctx.needs_input_grad) else 0
+        log_probs, entropies, scores, kept = [], [], [], []
         for h, a in zip(hidden.split(chunk), actions.split(chunk), strict=True):
             logits = functional.linear(h, weight, bias).float()  # (m, V)
-            if keep:
-                p = logits.softmax(dim=-1)
-                # log sum exp z = max z - log max p, without another pass of exponentials.
-                log_z = logits.amax(dim=-1) - p.amax(dim=-1).log()
-                log_probs.append(logits.gather(1, a[:, None]).squeeze(1) - log_z)
-                kept.append(p)
-                continue
-            log_p = logits.log_softmax(dim=-1)
-            log_probs.append(log_p.gather(1, a[:, None]).squeeze(1))
+            chosen = logits.gather(1, a[:, None]).squeeze(1)
+            scores.append(chosen)
             if with_entropy:
-                entropies.append(_entropy_of(log_p))
+                found = logits.log_softmax(dim=-1)
+                log_probs.append(found.gather(1, a[:, None]).squeeze(1))
+                entropies.append(_entropy_of(found))
+            elif room < logits.numel():
+                log_probs.append(chosen - logits.logsumexp(dim=-1))
+                continue
+            else:
+                found = logits.softmax(dim=-1)
+                # log sum exp z = max z - log max p, without another pass of exponentials.
+                log_probs.append(chosen - (logits.amax(dim=-1) - found.amax(dim=-1).log()))
+            if room >= logits.numel():
+                kept.append(found)
+                room -= logits.numel()
         ctx.save_for_backward(hidden, weight, bias, actions, *kept)
         ctx.with_entropy, ctx.chunk = with_entropy, chunk
-        out = torch.cat(log_probs) if log_probs else hidden.new_zeros(0, dtype=torch.float32)
-        return out, torch.cat(entropies) if entropies else torch.zeros_like(out)
+        none = hidden.new_zeros(0, dtype=torch.float32)
+        out, picked = torch.cat([none, *log_probs]), torch.cat([none, *scores])
+        return out, torch.cat(entropies) if entropies else torch.zeros_like(out), picked
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(
-        ctx: Any, grad_log_probs: Tensor, grad_entropies: Tensor
+        ctx: Any, grad_log_probs: Tensor, grad_entropies: Tensor, grad_scores: Tensor
     ) -> tuple[Tensor | None, ...]:
         with torch.autocast(grad_log_probs.device.type, enabled=False):
-            return _LinearLogProbs._gradients(ctx, grad_log_probs, grad_entropies)
+            return _LinearLogProbs._gradients(ctx, grad_log_probs, grad_entropies, grad_scores)
 
     @staticmethod
     def _gradients(
-        ctx: Any, grad_log_probs: Tensor, grad_entropies: Tensor
+        ctx: Any, grad_log_probs: Tensor, grad_entropies: Tensor, grad_scores: Tensor
     ) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, actions, *kept = ctx.saved_tensors
         chunk = ctx.chunk
-        d_hidden = torch.empty_like(hidden)
+        d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         # Sums over chunks in float32: in bfloat16 each addition would drop what is small.
         exact = torch.promote_types(weight.dtype, torch.float32)
         d_weight = torch.zeros_like(weight, dtype=exact) if ctx.needs_input_grad[1] else None
@@ -169,18 +221,21 @@ class _LinearLogProbs(torch.autograd.Function):
         for number, start in enumerate(range(0, len(hidden), chunk)):
             rows = slice(start, start + chunk)
             h, a, g = hidden[rows], actions[rows, None], grad_log_probs[rows, None]
-            if kept:
-                d_logits = kept[number] * -g  # (m, V)
-            elif ctx.with_entropy:
-                log_p = functional.linear(h, weight, bias).float().log_softmax(dim=-1)
-                g_h = grad_entropies[rows, None]
-                surprise = log_p.masked_fill(log_p.isneginf(), 0.0) + _entropy_of(log_p)[:, None]
-                d_logits = log_p.exp().mul_(surprise.mul_(-g_h).sub_(g))
-            else:
-                d_logits = functional.linear(h, weight, bias).float().softmax(dim=-1).mul_(-g)
-            d_logits.scatter_add_(1, a, g)
+            found = kept[number] if number < len(kept) else None
+            if found is None:
+                logits = functional.linear(h, weight, bias).float()  # (m, V)
+                found = logits.log_softmax(-1) if ctx.with_entropy else logits.softmax(-1)
+                del logits
+            if ctx.with_entropy:
+                surprise = found.masked_fill(found.isneginf(), 0.0)
+                surprise += _entropy_of(found)[:, None]
+                d_logits = found.exp().mul_(surprise.mul_(-grad_entropies[rows, None]).sub_(g))
+            else:  # what is kept may be asked for again
+                d_logits = found * -g if number < len(kept) else found.mul_(-g)
+            d_logits.scatter_add_(1, a, g + grad_scores[rows, None])
             d_logits = d_logits.to(hidden.dtype)
-            torch.mm(d_logits, weight, out=d_hidden[rows])
+            if d_hidden is not None:
+                torch.mm(d_logits, weight, out=d_hidden[rows])
             if d_weight is not None and d_weight.dtype == weight.dtype:
                 d_weight.addmm_(d_logits.T, h)
             elif d_weight is not None:
