@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from text_envs.lm.cache import CachedDecoder
-from text_envs.lm.checks import check_attention, check_positions, check_rows, scale_between
+from text_envs.lm.checks import (
+    check_attention,
+    check_backbone,
+    check_positions,
+    check_rows,
+    scale_between,
+)
 from text_envs.lm.encoding import encode
 from text_envs.lm.likelihood import entropy, linear_log_probs, token_log_probs
 from text_envs.lm.precision import autocast_mark, without_cast_cache
@@ -306,11 +312,7 @@ class ActionLM(nn.Module):
     # -- checks at construction ----------------------------------------------------------------
 
     def _check_architecture(self, lm: PreTrainedModel) -> None:
-        if lm.get_output_embeddings() is None or lm.base_model is lm:
-            raise ValueError(
-                f"{type(lm).__name__} has no separate backbone and output layer; accepted: causal "
-                "language models of transformers such as GPT2LMHeadModel or LlamaForCausalLM"
-            )
+        check_backbone(lm)
 
     def check_length(self, columns: int) -> None:
         """Raise a ValueError if the model has fewer positions than an observation has columns."""
