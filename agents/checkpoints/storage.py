@@ -3,10 +3,12 @@
 ```
 config.json              which algorithm, its arguments, the spaces, a checksum of every other file
 policy/policy.json       arguments of the policy
-policy/lm/               the language model and its tokenizer, as transformers saves them
+policy/lm/               the language model and its tokenizer, as transformers saves them; or its
+                         adapters as peft does, with the name of their base, or the base itself
 policy/value.safetensors the value head
 optimizer.safetensors    moments and step counts
-reference/               a reference's model, unless it is a bundled one
+reference/               a reference's model, unless it is a bundled one or the policy's base
+reference.safetensors    of one that shares the policy's base: what it has of its own
 state.json               counters, generators, the environment's plain values
 state.safetensors        arrays: generators, the environment's arrays
 ```

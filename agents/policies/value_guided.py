@@ -76,7 +76,8 @@ class ValueGuidedPolicy(CausalLMPolicy):
         variant: what Q is of: "token", every next token; "utterance", a whole utterance.
         value_model: the value trunk's language model, see `load_lm`, for example a smaller one, or
             in `policy_kwargs` "scratch" or the sizes of an untrained one; None for a copy of the
-            policy's.
+            policy's. With adapters (`lora`), the trunk and its target have their own, on one base;
+            which is the policy's where this is None.
         beta: strength of the guidance; unused with `candidates`, where Q chooses whole utterances.
         advantage_clip: keep the advantage within plus or minus this; None for no clip.
         candidates: choose the best of so many sampled utterances; None to guide token by token

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from text_envs.lm import checks
 from text_envs.lm.cache import CachedDecoder
-from text_envs.lm.checks import check_attention, check_positions, check_rows, scale_between
 from text_envs.lm.choosing import Chooses, as_ids
 from text_envs.lm.encoding import encode
 from text_envs.lm.likelihood import entropy, linear_log_probs, token_log_probs
@@ -85,7 +85,7 @@ class ActionLM(Chooses, nn.Module):
         self._check_architecture(lm)
         head = lm.get_output_embeddings()
         rows = count_rows(lm)
-        check_rows(lm, rows, num_actions)
+        checks.check_rows(lm, rows, num_actions)
         self.lm = lm
         self.num_actions, self.num_tokens = num_actions, rows
         self.pad_id, self.bos_id, self.prompt_length = pad_id, bos_id, prompt_length
@@ -99,7 +99,7 @@ class ActionLM(Chooses, nn.Module):
         self._restricted = bool(banned)
         self.hidden_size = int(head.weight.shape[1])
         self._plain_head = type(head) is nn.Linear
-        check_attention(lm)
+        checks.check_attention(lm)
         self.eval()
         self._logit_scale = self._probe_head()
         self._decoder: CachedDecoder | None = None
@@ -301,15 +301,11 @@ class ActionLM(Chooses, nn.Module):
     # -- checks at construction ----------------------------------------------------------------
 
     def _check_architecture(self, lm: PreTrainedModel) -> None:
-        if lm.get_output_embeddings() is None or lm.base_model is lm:
-            raise ValueError(
-                f"{type(lm).__name__} has no separate backbone and output layer; accepted: causal "
-                "language models of transformers such as GPT2LMHeadModel or LlamaForCausalLM"
-            )
+        checks.check_backbone(lm)
 
     def check_length(self, columns: int) -> None:
         """Raise a ValueError if the model has fewer positions than an observation has columns."""
-        check_positions(self.lm, columns)
+        checks.check_positions(self.lm, columns)
 
     @torch.no_grad()
     def _probe_head(self) -> float:
@@ -324,7 +320,7 @@ class ActionLM(Chooses, nn.Module):
         scores = self.lm(input_ids=ids, use_cache=False).logits.float()
         hidden = self.lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
         plain = self.lm.get_output_embeddings()(hidden).float()
-        return scale_between(self.lm, plain, scores)
+        return checks.scale_between(self.lm, plain, scores)
 
     def _make_decoder(self, columns: int, device: torch.device) -> CachedDecoder:
         """Return a decoder; if it disagrees with the plain forward pass, turn caching off."""

@@ -12,7 +12,23 @@ from text_envs.lm.rows import count_rows
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["check_attention", "check_positions", "check_rows", "check_shown", "scale_between"]
+__all__ = [
+    "check_attention",
+    "check_backbone",
+    "check_positions",
+    "check_rows",
+    "check_shown",
+    "scale_between",
+]
+
+
+def check_backbone(lm: PreTrainedModel) -> None:
+    """Raise a ValueError if a model is no backbone with an output layer on it."""
+    if lm.get_output_embeddings() is None or lm.base_model is lm:
+        raise ValueError(
+            f"{type(lm).__name__} has no separate backbone and output layer; accepted: causal "
+            "language models of transformers such as GPT2LMHeadModel or LlamaForCausalLM"
+        )
 
 
 def check_positions(lm: PreTrainedModel, columns: int) -> None:
