@@ -247,7 +247,7 @@ def test_encoder_decoders_write_too(words: Any) -> None:
         (({"n": 0}), ValueError, "n must be"),
         (({"stop": ""}), ValueError, "stop holds an empty text"),
         (({"stop": "film film film", "max_tokens": 2}), ValueError, "a text has at most 2"),
-        (({"top_p": 2}), ValueError, "top_p must be above 0"),
+        (({"top_p": 2}), ValueError, "top_p must be None or in"),
         (({"topk": 2}), TypeError, "topk"),
         (({"min_tokens": 9, "max_tokens": 8}), ValueError, "min_tokens=9 is above max_tokens=8"),
         (({"max_tokens": 200}), ValueError, "has 160 positions"),

@@ -100,11 +100,11 @@ def test_the_penalty_is_that_of_transformers() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"top_k": 0}, "top_k must be an integer above 0, got 0, or None"),
-        ({"top_k": 2.5}, "top_k must be an integer above 0, got 2.5"),
-        ({"top_p": 0.0}, r"top_p must be above 0 and at most 1, got 0\.0"),
-        ({"top_p": "x"}, "top_p must be above 0 and at most 1, got 'x'"),
-        ({"min_p": 1.1}, r"min_p must be in \[0, 1\], got 1.1"),
+        ({"top_k": 0}, "top_k must be None or an integer above 0, got 0"),
+        ({"top_k": 2.5}, "top_k must be None or an integer above 0, got 2.5"),
+        ({"top_p": 0.0}, r"top_p must be None or in \(0, 1\], got 0\.0"),
+        ({"top_p": "x"}, r"top_p must be None or in \(0, 1\], got 'x'"),
+        ({"min_p": 1.1}, r"min_p must be None or in \[0, 1\], got 1.1"),
         ({"repetition_penalty": 0}, "repetition_penalty must be above 0, got 0"),
         ({"repetition_penalty": None}, "repetition_penalty must be above 0, got None"),
         ({"min_tokens": -1}, "min_tokens must be an integer of at least 0, got -1"),
@@ -468,7 +468,7 @@ def test_guides_draw_with_the_same_settings() -> None:
         assert not banned & set(done.tokens[:, 1:].flatten().tolist())
     done = complete(vector, vector.get_state(), lm, seed=0, guide_kwargs={"min_tokens": 2})
     assert (done.tokens[:, 1:3] != 2).all() and (done.tokens[:, 3] == 2).any()
-    with pytest.raises(ValueError, match="top_k must be an integer above 0"):
+    with pytest.raises(ValueError, match="top_k must be None or an integer above 0"):
         as_guide(lm, env, top_k=0)
     with pytest.raises(ValueError, match="decides itself how it writes.*'min_p': 0.1"):
         as_guide("script:expert", env, min_p=0.1)

@@ -73,8 +73,7 @@ class Sampling:
                 continue
             number = isinstance(value, Real) and not isinstance(value, bool)
             if not number or not fine(value) or (whole and value != int(value)):
-                none = ", or None for no limit" if name in _OPTIONAL else ""
-                raise ValueError(f"{name} must be {accepted}, got {value!r}{none}")
+                raise ValueError(f"{name} must be {accepted}, got {value!r}")
             object.__setattr__(self, name, int(value) if whole else float(value))
 
     @property
@@ -103,9 +102,9 @@ class Sampling:
 _OPTIONAL = ("top_k", "top_p", "min_p")
 _RANGES: dict[str, tuple[bool, Any, str]] = {
     "temperature": (False, lambda x: 0 < x < float("inf"), "above 0"),
-    "top_k": (True, lambda x: 1 <= x < float("inf"), "an integer above 0"),
-    "top_p": (False, lambda x: 0 < x <= 1, "above 0 and at most 1"),
-    "min_p": (False, lambda x: 0 <= x <= 1, "in [0, 1]"),
+    "top_k": (True, lambda x: 1 <= x < float("inf"), "None or an integer above 0"),
+    "top_p": (False, lambda x: 0 < x <= 1, "None or in (0, 1]"),
+    "min_p": (False, lambda x: 0 <= x <= 1, "None or in [0, 1]"),
     "repetition_penalty": (False, lambda x: 0 < x < float("inf"), "above 0"),
     "min_tokens": (True, lambda x: 0 <= x < float("inf"), "an integer of at least 0"),
 }
