@@ -130,7 +130,8 @@ class DPG(TargetAlgorithm):
         proposal_interval: iterations between two looks at an adaptive proposal.
         group_size: texts of each start, with a normaliser for each; 1 for one normaliser over
             all starts, right where there is one start.
-        batch_size: sequences a minibatch; None for the whole roll-out.
+        batch_size: sequences a minibatch; None for the whole roll-out. It is computed in
+            micro-batches that fit, with the gradient of all.
         fit_episodes: texts from which multipliers are fitted; None for four roll-outs.
         multipliers: of the moments, if they are known; None to fit them.
         **kwargs: see `agents.training.arguments.ReferenceArguments`.

@@ -98,7 +98,8 @@ class PolicyGradient(EpisodicAlgorithm):
         baseline: what a text is compared with; None for what the algorithm is known by.
         credit: "text" pays every token with the whole text's advantage, "to_go" with what came
             after it; they differ where rewards or penalties come before the end.
-        batch_size: sequences a minibatch; None for the whole roll-out, the unbiased choice.
+        batch_size: sequences a minibatch; None for the whole roll-out, the unbiased choice. It is
+            computed in micro-batches that fit, with the gradient of all.
         n_epochs: passes over a roll-out; more than one wants a `clip_range`.
         clip_range: epsilon of the policy ratio; None leaves the ratio free.
         gamma: discount factor; only with `credit="to_go"`.

@@ -1,8 +1,9 @@
 """Measure speed and memory, as ratios of things that take turns on the same machine.
 
-    python examples/benchmark.py                    # all parts but the peers, about 10 minutes
+    python examples/benchmark.py                    # all parts but peers and real_model, 10 minutes
     python examples/benchmark.py env rollout        # some of them
     python examples/benchmark.py peers              # needs .venv-trl, see `make bench-peers`
+    python examples/benchmark.py real_model --model FOLDER   # a pretrained model, about 5 minutes
     python examples/benchmark.py --quick --out /tmp/benchmark.json   # that everything runs
 
 Each part says in `examples/benchmarks/<part>.py` what is compared and how. Results go to
@@ -117,6 +118,13 @@ def run_peers(args: argparse.Namespace) -> dict[str, Any]:
     return peers.measure(args.quick, args.seed, max(args.threads), args.goal, args.seconds)
 
 
+def run_real_model(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the part `real_model`."""
+    from benchmarks import real_model
+
+    return real_model.measure(args.quick, args.seed, args.model, os.fspath(args.trl_python))
+
+
 RUNS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "env": run_env,
     "actions": run_actions,
@@ -129,24 +137,40 @@ RUNS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "memory": run_memory,
     "wordle": run_wordle,
     "peers": run_peers,
+    "real_model": run_real_model,
 }
 
 
 def parse() -> argparse.Namespace:
     """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("parts", nargs="*", help=f"of {', '.join(RUNS)}; default all but peers")
+    parser.add_argument(
+        "parts", nargs="*", help=f"of {', '.join(RUNS)}; default all but the last two"
+    )
     parser.add_argument("--quick", action="store_true", help="tiny sizes; the numbers mean nothing")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, os.cpu_count() or 1}))
     parser.add_argument("--goal", type=float, default=0.95, help="mean reward the peers run for")
     parser.add_argument("--seconds", type=float, default=60.0, help="after which a peer gives up")
+    parser.add_argument("--model", default="", help="folder of the model of real_model")
+    parser.add_argument(
+        "--trl-python", type=Path, default=ROOT / ".venv-trl" / "bin" / "python", help="has TRL"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "benchmark.json")
     args = parser.parse_args()
     unknown = sorted(set(args.parts) - set(RUNS))
     if unknown:
         parser.error(f"unknown part {unknown[0]!r}; accepted: {', '.join(RUNS)}")
     return args
+
+
+def _command() -> str:
+    """Return what was typed, without the paths of this machine."""
+    words = list(sys.argv[1:])
+    for name in ("--model", "--trl-python", "--out"):
+        if name in words[:-1]:
+            words[words.index(name) + 1] = name.removeprefix("--").upper()
+    return " ".join(["python", "examples/benchmark.py", *words])
 
 
 def main() -> None:
@@ -160,7 +184,7 @@ def main() -> None:
     for part in args.parts or PARTS:
         print(f"-- {part}", flush=True)
         result = {
-            "command": " ".join(["python", "examples/benchmark.py", *sys.argv[1:]]),
+            "command": _command(),
             "seed": args.seed,
             "machine": machine(),
             **RUNS[part](args),

@@ -25,6 +25,8 @@ def page(results: dict[str, Any]) -> str:
             parts.append(_section(name, part) + _memory(part))
         elif "turns_per_second" in part:
             parts.append(_section(name, part) + _turns(part["turns_per_second"]))
+        elif "contenders" in part:
+            parts.append(_section(name, part) + _real_model(part))
         elif "final" in part:
             parts.append(_section(name, part) + _peers(part))
     return "\n".join(parts)
@@ -62,6 +64,22 @@ def _memory(part: dict[str, Any]) -> str:
         f"\nA line through them: {line['kib_per_token']} KiB a token, R² = {line['r_squared']}, "
         f"largest residual {line['largest_residual_mib']} MiB."
     )
+    return "\n".join(lines) + "\n"
+
+
+def _real_model(part: dict[str, Any]) -> str:
+    """Return the ratios and what each contender took."""
+    lines = [
+        f"Weights {part['weights']}; {part['sequences']} sequences of {part['prompt']} + "
+        f"{part['tokens']} tokens a step, {part['updates']} steps.\n",
+        "| ratio | x | at most |",
+        "|---|---|---|",
+    ]
+    lines += [f"| {r['of']} | {r['ratio']:.2f} | {r['most'] or ''} |" for r in part["ratios"]]
+    lines += ["", "| contender | peak, MiB | CPU seconds |", "|---|---|---|"]
+    for row in part["contenders"]:
+        seconds = ", ".join(f"{name} {value:.2f}" for name, value in row["cpu_seconds"].items())
+        lines.append(f"| {row['what']} | {row['peak_mib']:,.0f} | {seconds} |")
     return "\n".join(lines) + "\n"
 
 
