@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import sys
 import time
 from dataclasses import asdict
@@ -239,6 +240,7 @@ def report(
         note="Chats that training never saw, answered before and after. "
         "KL: log-ratio to the initial model; a square is the end of the text.",
     )
+    shutil.rmtree(args.out / "model", ignore_errors=True)  # of a run before
     agent.merge_and_export(args.out / "model")
     trained = sum(p.numel() for g in agent.policy.optimizer.param_groups for p in g["params"])
     facts = {
