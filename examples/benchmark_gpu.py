@@ -76,13 +76,8 @@ def page(results: dict[str, Any]) -> str:
     if results["device"] is None:
         lines.append(
             "No GPU was at hand when this page was written: nothing here was measured on one. The "
-<<<<<<< HEAD
-            "command is sized for under 8 minutes where there is one. What is known without: tests "
-            "count every wait of the host on a pretended accelerator "
-=======
             "command is sized for under 8 minutes where there is one. What is known without: the "
             "tests count every wait of the host on a pretended accelerator "
->>>>>>> device
             "(`tests/lm/test_transfers.py`), and `tests/test_benchmark_gpu.py` runs this script "
             "with tiny models on the CPU."
         )
