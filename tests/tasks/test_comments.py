@@ -220,7 +220,8 @@ def test_more_bad_input(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="size must be an integer of at least 1, got 0"):
         Comments(size=0)
     with pytest.raises(ValueError, match="more than prompt_length=24"):
-        Comments(dataset=[{"parent": "word " * 40, "reply": "b"}])
+        Comments(dataset=[{"parent": "word " * 40, "reply": "b"}], prompt_length=24)
+    assert Comments(dataset=[{"parent": "word " * 40, "reply": "b"}]).prompt_length == 41
     with pytest.raises(ValueError, match="unknown backend 'clasifier'.*'classifier'"):
         Toxicity("clasifier")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown backend"):

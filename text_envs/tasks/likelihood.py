@@ -13,7 +13,7 @@ from text_envs.episodes.types import Turns
 from text_envs.rewards.likelihood import Likelihood
 from text_envs.tasks.reviews import COLUMNS, open_text
 from text_envs.tasks.shared.data import load_examples
-from text_envs.tasks.shared.lengths import as_questions, fit_prompts
+from text_envs.tasks.shared.lengths import as_questions, columns_for
 from text_envs.tasks.shared.sources import name_of
 from text_envs.tasks.shared.splits import SPLITS
 from text_envs.tasks.shared.unknown import MOST_UNKNOWN, check_words
@@ -143,23 +143,23 @@ class LikelihoodContinuation(Task):
         words = self.likelihood.tokenizer
         if dataset is not None:
             check_words(examples, words, source=name_of(dataset), max_unknown=max_unknown)
-        if prompt_length is None and truncate_prompts:
-            prompt_length = COLUMNS
-        elif prompt_length is None:
-            fitting = fit_prompts(examples, words, source=name_of(source), least=COLUMNS)
-            examples, prompt_length = list(fitting[0]), fitting[1]
+        fitting, columns = columns_for(
+            examples, words, prompt_length, default=COLUMNS,
+            own=dataset is not None or model != "reviews",
+            truncate=truncate_prompts, source=name_of(source),
+        )  # fmt: skip
         super().__init__(
-            examples,
+            fitting,
             tokenizer=words,
-            prompt_length=prompt_length,
+            prompt_length=columns,
             max_tokens=max_tokens,
             truncate_prompts=truncate_prompts,
             stop=stop,
         )
         positions = self.likelihood.positions
-        if positions is not None and prompt_length + max_tokens > positions:
+        if positions is not None and columns + max_tokens > positions:
             raise ValueError(
-                f"prompt_length + max_tokens = {prompt_length + max_tokens}, but the model has "
+                f"prompt_length + max_tokens = {columns + max_tokens}, but the model has "
                 f"only {positions} positions"
             )
         self.reward = self.likelihood

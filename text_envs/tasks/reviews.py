@@ -9,7 +9,7 @@ from text_envs.core.task import Task
 from text_envs.episodes.errors import suggest
 from text_envs.episodes.types import Example, Turns
 from text_envs.tasks.shared.data import load_examples
-from text_envs.tasks.shared.lengths import as_questions, fit_prompts
+from text_envs.tasks.shared.lengths import as_questions, columns_for
 from text_envs.tasks.shared.sources import name_of
 from text_envs.tasks.shared.unknown import MOST_UNKNOWN, check_words
 from text_envs.tokens.assets import ASSETS
@@ -139,16 +139,15 @@ class Reviews(Task):
         loaded = load_tokenizer("reviews" if tokenizer is None else tokenizer)
         if dataset is not None:
             check_words(examples, loaded, source=name_of(dataset), max_unknown=max_unknown)
-        if prompt_length is None and truncate_prompts:
-            prompt_length = COLUMNS
-        elif prompt_length is None:
-            source = name_of(PROMPTS if dataset is None else dataset)
-            fitting = fit_prompts(examples, loaded, source=source, least=COLUMNS)
-            examples, prompt_length = list(fitting[0]), fitting[1]
+        fitting, columns = columns_for(
+            examples, loaded, prompt_length, default=COLUMNS,
+            own=dataset is not None or tokenizer is not None,
+            truncate=truncate_prompts, source=name_of(PROMPTS if dataset is None else dataset),
+        )  # fmt: skip
         super().__init__(
-            examples,
+            fitting,
             tokenizer=loaded,
-            prompt_length=prompt_length,
+            prompt_length=columns,
             max_tokens=max_tokens,
             truncate_prompts=truncate_prompts,
             stop=stop,

@@ -12,6 +12,7 @@ from text_envs.core.task import Task
 from text_envs.episodes.types import Example, Turns
 from text_envs.tasks.comments import grammar
 from text_envs.tasks.comments.data import as_example, load_comments
+from text_envs.tasks.shared.lengths import columns_for
 from text_envs.tasks.shared.procedural import DEFAULT_SIZES
 from text_envs.tasks.shared.scripted import as_turn
 from text_envs.tasks.shared.sources import name_of
@@ -67,14 +68,15 @@ class Comments(Task):
 
     ## Arguments
     `split="train"`: or "validation", "test". `size=None`: number of comments, default 2048 for
-    training and 256 for the others. `data_seed=0`: of the grammar's draws. `dataset=None`:
-    recorded comments as JSON, CSV, parquet, a Hub name or a list of mappings, with fields `parent`,
-    `reply` (or `body`) and, optionally, `score` (or `upvotes`); or a Reddit dump with `id`,
-    `parent_id`, `body`, `score`. `tokenizer=None`: any transformers tokenizer, or its name; by
-    default the grammar's words, or "reviews" with a `dataset`, which cannot write every word.
-    `prompt_length=24`, `max_tokens=20`: columns. `truncate_prompts=False`: keep the end of a
-    comment that does not fit instead of refusing it. `reward`, `reward_kwargs`, `action_mask`,
-    `render_mode` as in every environment.
+    training and 256 for the others. `data_seed=0`: of the grammar's draws. `dataset=None`: recorded
+    comments as JSON, CSV, parquet, a Hub name or a list of mappings, with fields `parent`, `reply`
+    (or `body`) and, optionally, `score` (or `upvotes`); or a Reddit dump with `id`, `parent_id`,
+    `body`, `score`. `tokenizer=None`: any transformers tokenizer, or its name; by default the
+    grammar's words, or "reviews" with a `dataset`, which cannot write every word.
+    `prompt_length=None`, `max_tokens=20`: columns; the prompt has 24, or what your data needs where
+    that is more, which is said. `stop=()`: texts, or one, with which a text ends.
+    `truncate_prompts=False`: keep the end of a comment that does not fit instead of refusing it.
+    `reward`, `reward_kwargs`, `action_mask`, `render_mode` as in every environment.
 
     Demonstrations have the qualities "random", "mixed" (the tones at their shares in the data),
     "expert" (polite) and each tone by name: "polite", "bland", "snarky", "rude". With a `dataset`
@@ -99,9 +101,10 @@ class Comments(Task):
         data_seed: int = 0,
         dataset: Any = None,
         tokenizer: Any = None,
-        prompt_length: int = 24,
+        prompt_length: int | None = None,
         max_tokens: int = 20,
         truncate_prompts: bool = False,
+        stop: str | Sequence[str] = (),
     ) -> None:
         """Draw the comments, or load them.
 
@@ -111,9 +114,10 @@ class Comments(Task):
             data_seed: of the draws.
             dataset: recorded comments, see `text_envs.tasks.comments.data.load_comments`.
             tokenizer: a tokenizer, or its name.
-            prompt_length: columns for the comment.
+            prompt_length: columns for the comment; None for 24, or for what your data needs.
             max_tokens: columns for the reply.
             truncate_prompts: keep the last tokens of a comment that does not fit.
+            stop: texts with which a text ends.
 
         Raises:
             ValueError: an unknown split, a size below 1, or a comment that does not fit.
@@ -121,6 +125,7 @@ class Comments(Task):
         """
         self.qualities: tuple[str, ...] = ("random", "mixed", "expert")
         examples: Sequence[Example]
+        given = tokenizer is not None
         if dataset is None:
             size = DEFAULT_SIZES.get(split, 1) if size is None else size
             examples = _examples(split, size, data_seed)
@@ -131,12 +136,17 @@ class Comments(Task):
         words = load_tokenizer("reviews" if tokenizer is None else tokenizer)
         if dataset is not None:
             check_words(examples, words, source=name_of(dataset), max_unknown=None)
+        examples, columns = columns_for(
+            examples, words, prompt_length, default=24, own=dataset is not None or given,
+            truncate=truncate_prompts, source=name_of(self if dataset is None else dataset),
+        )  # fmt: skip
         super().__init__(
             examples,
             tokenizer=words,
-            prompt_length=prompt_length,
+            prompt_length=columns,
             max_tokens=max_tokens,
             truncate_prompts=truncate_prompts,
+            stop=stop,
         )
 
     def draw_qualities(self, quality: str, rngs: Sequence[np.random.Generator]) -> list[str]:

@@ -18,6 +18,7 @@ from text_envs.rewards.overlap import Bleu, Coverage, Rouge
 from text_envs.tasks.concepts import grammar
 from text_envs.tasks.concepts.data import load_concepts
 from text_envs.tasks.shared.components import checked_weights
+from text_envs.tasks.shared.lengths import columns_for
 from text_envs.tasks.shared.procedural import DEFAULT_SIZES
 from text_envs.tasks.shared.scripted import as_turn
 from text_envs.tasks.shared.sources import name_of
@@ -69,17 +70,18 @@ class ConceptsToSentence(Task):
 
     ## Arguments
     `split="train"`: or "validation", "test". `size=None`: number of scenes, default 2048 for
-    training and 256 for the others. `data_seed=0`: of the grammar's draws. `weights=None`:
-    weights of the components, `{"coverage": 1.0, "ciderd": 1.0}` by default; those not named are
-    left out. `dataset=None`: CommonGen or data like it, as JSON, CSV, parquet, a Hub name or a list
-    of mappings, with fields `concept_set_idx`, `concepts`, `target`, or `concept_set`
+    training and 256 for the others. `data_seed=0`: of the grammar's draws. `weights=None`: weights
+    of the components, `{"coverage": 1.0, "ciderd": 1.0}` by default; those not named are left out.
+    `dataset=None`: CommonGen or data like it, as JSON, CSV, parquet, a Hub name or a list of
+    mappings, with fields `concept_set_idx`, `concepts`, `target`, or `concept_set`
     ("dog#catch#frisbee") and `scene`. `training_dataset=None`: where the n-gram weights come from
     when `dataset` is evaluation data; by default the split "train" of `dataset`. `tokenizer=None`:
     any transformers tokenizer, or its name; by default the grammar's words, or "reviews" with a
     `dataset`, which cannot write every word; stems of other words need the extra `metrics`.
-    `prompt_length=12`, `max_tokens=20`: columns. `truncate_prompts=False`: keep the end of a
-    prompt that does not fit instead of refusing it. `reward`, `reward_kwargs`, `action_mask`,
-    `render_mode` as in every environment.
+    `prompt_length=None`, `max_tokens=20`: columns; the prompt has 12, or what your data needs where
+    that is more, which is said. `stop=()`: texts, or one, with which a text ends.
+    `truncate_prompts=False`: keep the end of a prompt that does not fit instead of refusing it.
+    `reward`, `reward_kwargs`, `action_mask`, `render_mode` as in every environment.
 
     Demonstrations have the qualities "random", "expert" (the reference that agrees most with the
     others), "reference" (any of them), "partial" (half a reference), "list" (the concepts as they
@@ -104,9 +106,10 @@ class ConceptsToSentence(Task):
         dataset: Any = None,
         training_dataset: Any = None,
         tokenizer: Any = None,
-        prompt_length: int = 12,
+        prompt_length: int | None = None,
         max_tokens: int = 20,
         truncate_prompts: bool = False,
+        stop: str | Sequence[str] = (),
     ) -> None:
         """Draw the scenes, or load concept sets.
 
@@ -118,9 +121,10 @@ class ConceptsToSentence(Task):
             dataset: concept sets, see `text_envs.tasks.concepts.data.load_concepts`.
             training_dataset: concept sets whose references weigh the n-grams of CIDEr-D.
             tokenizer: a tokenizer, or its name.
-            prompt_length: columns for the prompt.
+            prompt_length: columns for the prompt; None for 12, or for what your data needs.
             max_tokens: columns for the sentence.
             truncate_prompts: keep the last tokens of a prompt that does not fit.
+            stop: texts with which a text ends.
 
         Raises:
             ValueError: an unknown split or component, a size below 1, or a prompt that does not
@@ -130,6 +134,7 @@ class ConceptsToSentence(Task):
         chosen = _WEIGHTS if weights is None else weights
         self._component_weights = checked_weights(chosen, _COMPONENTS)
         examples: Sequence[Example]
+        given = tokenizer is not None
         self._training: Callable[[], CiderD]
         if dataset is None:
             if training_dataset is not None:
@@ -148,12 +153,17 @@ class ConceptsToSentence(Task):
         words = load_tokenizer("reviews" if tokenizer is None else tokenizer)
         if dataset is not None:
             check_words(examples, words, source=name_of(dataset), max_unknown=None)
+        examples, columns = columns_for(
+            examples, words, prompt_length, default=12, own=dataset is not None or given,
+            truncate=truncate_prompts, source=name_of(self if dataset is None else dataset),
+        )  # fmt: skip
         super().__init__(
             examples,
             tokenizer=words,
-            prompt_length=prompt_length,
+            prompt_length=columns,
             max_tokens=max_tokens,
             truncate_prompts=truncate_prompts,
+            stop=stop,
         )
 
     @functools.cached_property

@@ -241,6 +241,8 @@ class DateUnderstanding(ReasoningTask):
     Data: `split="train"`, "validation" or "test", without a common context (the date of today);
     `seed=0`, `num_examples=None` (2000, 250, 250); `dataset=None`, a `task.json` of BIG-bench.
     Shape: `tokenizer=None`, `prompt_length=None`, `max_tokens=None`, `truncate_prompts=False`.
+    For chat models: `chat=False`, True makes a user's message of each question, which goes through
+    the chat template of `tokenizer`; `stop=()`: texts, or one, that end an answer.
     `reward`, `reward_kwargs`, `action_mask`, `render_mode` as in every environment.
 
     ## Version History

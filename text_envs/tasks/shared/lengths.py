@@ -14,7 +14,7 @@ from text_envs.tokens.chat import Chat
 from text_envs.tokens.encoding import prompt_ids
 from text_envs.tokens.protocol import Tokenizer
 
-__all__ = ["as_questions", "fit_prompts"]
+__all__ = ["as_questions", "columns_for", "fit_prompts"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,32 @@ def as_questions(examples: Sequence[Example]) -> list[Example]:
         )
         for example in examples
     ]
+
+
+def columns_for(
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    prompt_length: int | None,
+    *,
+    default: int,
+    own: bool,
+    truncate: bool,
+    source: str,
+) -> tuple[Sequence[Example], int]:
+    """Return the examples of a task with columns of its own choice, and how many columns it has.
+
+    Args:
+        examples: with the prompts.
+        tokenizer: encodes them.
+        prompt_length: what was asked for, or None.
+        default: what the task has for its own data, and at least.
+        own: whether data or tokenizer are the user's, so that prompts may be of any length.
+        truncate: prompts that do not fit will be shortened.
+        source: names the data.
+    """
+    if prompt_length is not None or truncate or not own:
+        return examples, default if prompt_length is None else prompt_length
+    return fit_prompts(examples, tokenizer, source=source, least=default)
 
 
 def fit_prompts(

@@ -16,6 +16,7 @@ from text_envs.rewards.builtin import Length, WeightedSum
 from text_envs.rewards.overlap import Rouge
 from text_envs.rewards.preference import Preference
 from text_envs.tasks.shared.components import checked_weights
+from text_envs.tasks.shared.lengths import columns_for
 from text_envs.tasks.shared.procedural import DEFAULT_SIZES
 from text_envs.tasks.shared.scripted import as_turn
 from text_envs.tasks.shared.sources import name_of
@@ -72,15 +73,16 @@ class Summarization(Task):
 
     ## Arguments
     `split="train"`: or "validation", "test". `size=None`: number of posts, default 2048 for
-    training and 256 for the others. `data_seed=0`: of the grammar's draws. `weights=None`:
-    weights of the components, `{"preference": 1.0}` by default; those not named are left out.
+    training and 256 for the others. `data_seed=0`: of the grammar's draws. `weights=None`: weights
+    of the components, `{"preference": 1.0}` by default; those not named are left out.
     `dataset=None`: posts as JSON, CSV, parquet, a Hub name or a list of mappings, with fields
     `prompt` and `completion`, `post` and `summary`, or `content` and `summary`. `tokenizer=None`:
     any transformers tokenizer, or its name; by default the grammar's words, or "reviews" with a
-    `dataset`, which cannot write every word. `prompt_length=64`, `max_tokens=24`: columns.
-    `truncate_prompts=False`: cut the end of a post that does not fit and ask "TL;DR:" again,
-    instead of refusing it. `reward`, `reward_kwargs`, `action_mask`, `render_mode` as in every
-    environment.
+    `dataset`, which cannot write every word. `prompt_length=None`, `max_tokens=24`: columns; the
+    prompt has 64, or what your data needs where that is more, which is said. `stop=()`: texts, or
+    one, with which a text ends. `truncate_prompts=False`: cut the end of a post that does not fit
+    and ask "TL;DR:" again, instead of refusing it. `reward`, `reward_kwargs`, `action_mask`,
+    `render_mode` as in every environment.
 
     Demonstrations have the qualities "random", "expert" (a good summary), each fault by name
     ("missing", "wrong", "repeated", "truncated", "verbose") and "mixed" (a third good, the rest
@@ -104,9 +106,10 @@ class Summarization(Task):
         weights: Mapping[str, float] | None = None,
         dataset: Any = None,
         tokenizer: Any = None,
-        prompt_length: int = 64,
+        prompt_length: int | None = None,
         max_tokens: int = 24,
         truncate_prompts: bool = False,
+        stop: str | Sequence[str] = (),
     ) -> None:
         """Draw the posts, or load them.
 
@@ -117,9 +120,10 @@ class Summarization(Task):
             weights: component to weight.
             dataset: posts, see `text_envs.tasks.summarization.data.load_posts`.
             tokenizer: a tokenizer, or its name.
-            prompt_length: columns for post and "tl;dr:".
+            prompt_length: columns for post and "tl;dr:"; None for 64, or for what your data needs.
             max_tokens: columns for the summary.
             truncate_prompts: cut the end of posts that do not fit.
+            stop: texts with which a text ends.
 
         Raises:
             ValueError: an unknown split or component, a size below 1, or a post that does not fit.
@@ -128,6 +132,7 @@ class Summarization(Task):
         chosen = {"preference": 1.0} if weights is None else weights
         self._component_weights = checked_weights(chosen, _COMPONENTS)
         examples: Sequence[Example]
+        given = tokenizer is not None
         if dataset is None:
             size = DEFAULT_SIZES.get(split, 1) if size is None else size
             examples = _examples(split, size, data_seed)
@@ -140,12 +145,17 @@ class Summarization(Task):
         words = load_tokenizer("reviews" if tokenizer is None else tokenizer)
         if dataset is not None:
             check_words(examples, words, source=name_of(dataset), max_unknown=None)
+        examples, columns = columns_for(
+            examples, words, prompt_length, default=64, own=dataset is not None or given,
+            truncate=truncate_prompts, source=name_of(self if dataset is None else dataset),
+        )  # fmt: skip
         super().__init__(
             examples,
             tokenizer=words,
-            prompt_length=prompt_length,
+            prompt_length=columns,
             max_tokens=max_tokens,
             truncate_prompts=truncate_prompts,
+            stop=stop,
         )
         if truncate_prompts:
             self._ask_again()
