@@ -28,10 +28,9 @@ def is_low(parameter: Tensor) -> bool:
 
 
 def kind_of(optimizer: torch.optim.Optimizer) -> type[torch.optim.Optimizer]:
-    """Return what an optimiser would be without master weights."""
-    return cast(
-        "type[torch.optim.Optimizer]", getattr(optimizer, "without_master", type(optimizer))
-    )
+    """Return the class of torch that an optimiser is a form of, fused or with master weights."""
+    kind = getattr(optimizer, "without_master", type(optimizer))
+    return cast("type[torch.optim.Optimizer]", getattr(kind, "plain", kind))
 
 
 def with_master_weights(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:

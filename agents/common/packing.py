@@ -15,7 +15,7 @@ def packed(
     The longest go first, so that if there is too little memory it is known at once.
 
     Args:
-        lengths: `(B,)` tokens of each row.
+        lengths: `(B,)` tokens of each row, on the host.
         most_tokens: of a pack, padding included; a pack has one row at least. None for any number.
         most_rows: of a pack; None for any number.
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from text_envs.episodes.errors import DatasetError
 from text_envs.episodes.store import EpisodeDataset
 from text_envs.episodes.types import Role
-from text_envs.lm.transfers import on_host, to_device
+from text_envs.lm.transfers import on_host, remember, to_device
 
 __all__ = ["OfflineBatch", "offline_batch"]
 
@@ -98,12 +98,16 @@ class OfflineBatch:
         """Return the episodes `index`, in that order, cut to the longest of them."""
         at = torch.as_tensor(index, device=self.tokens.device)
         chosen = {f.name: getattr(self, f.name)[at] for f in fields(self)}
-        mask, last = on_host(chosen["mask"], chosen["last_column"])
-        longest = int(mask.sum(axis=1).max()) if len(at) else 0
-        width = int(last.max()) + 1 if len(at) else self.tokens.shape[1]
+        rows, mask, last = on_host(at, self.mask, self.last_column)
+        longest = int(mask[rows].sum(axis=1).max(initial=0))
+        width = int(last[rows].max()) + 1 if len(at) else self.tokens.shape[1]
         chosen["tokens"] = chosen["tokens"][:, :width]
         for name in ("columns", "actions", "rewards", "mask", "turn_ends"):
             chosen[name] = chosen[name][:, :longest]
+        if at.device.type != "cpu":  # what a pass asks for on the host
+            for name in ("tokens", "columns", "mask"):
+                whole = on_host(getattr(self, name))[0][rows]
+                remember(chosen[name], whole[:, : chosen[name].shape[1]])
         return OfflineBatch(**chosen)
 
     def to(self, device: torch.device | str) -> OfflineBatch:

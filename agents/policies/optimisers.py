@@ -66,13 +66,19 @@ class _Telling:
 class FusedAdam(_Telling, torch.optim.Adam):
     """Adam in one kernel."""
 
+    plain = torch.optim.Adam
+
 
 class FusedAdamW(_Telling, torch.optim.AdamW):
     """AdamW in one kernel."""
 
+    plain = torch.optim.AdamW
+
 
 class FusedSGD(_Telling, torch.optim.SGD):
     """SGD in one kernel."""
+
+    plain = torch.optim.SGD
 
 
 _FUSED: dict[type, type] = {

@@ -34,6 +34,7 @@ from agents.training.checks import (
 )
 from agents.training.gradients import clip_gradients
 from agents.training.micro_batches import Loss, Part, check_micro_batch, micro_batches
+from text_envs.lm.precision import exactly
 from text_envs.policies.sources import check_tokens
 from text_envs.tokens.vocabulary import check_vocabulary, tokenizer_facts
 
@@ -253,7 +254,7 @@ class TextAlgorithm(Guarded, BaseAlgorithm):
         return norm
 
     def _backward(self, loss: Tensor) -> None:
-        with torch.autocast(loss.device.type, enabled=False):  # each in the type of its forward
+        with exactly(loss.device.type):  # each in the type of its forward
             loss.backward()
 
     def _check_finite(self, loss: Tensor) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from agents.common.packing import packed
 from text_envs.lm.checkpointing import is_checkpointing
+from text_envs.lm.transfers import on_host, to_device
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -100,20 +101,27 @@ def micro_batches(
             GPU a quarter of its memory.
         passes: sequences that each row is scored in.
     """
-    lengths = (batch.tokens != policy.actor.pad_id).sum(dim=1) * passes  # (B,)
+    lengths = _lengths(batch, policy) * passes  # (B,)
     if size is None:
         packs = packed(lengths, _tokens_that_fit(policy))
     else:
         packs = packed(lengths, None, max(1, size // passes))
-    return None if len(packs) <= 1 else packs
+    device = batch.tokens.device
+    return None if len(packs) <= 1 else [to_device(pack, device) for pack in packs]
 
 
 def most_sequences(batch: Batch, policy: Any, size: int | None) -> int:
     """Return how many sequences, as long as the longest of a minibatch, a pass may hold."""
     if size is not None:
         return size
-    longest = int((batch.tokens != policy.actor.pad_id).sum(dim=1).max())
+    longest = int(_lengths(batch, policy).max())
     return max(1, int(_tokens_that_fit(policy) // longest))
+
+
+def _lengths(batch: Batch, policy: Any) -> Tensor:
+    """Return how many tokens each row has, `(B,)` on the host."""
+    (tokens,) = on_host(batch.tokens)
+    return torch.from_numpy((tokens != policy.actor.pad_id).sum(axis=1))
 
 
 def check_micro_batch(size: Any, batch_size: int | None, n_episodes: int | None) -> None:

@@ -126,7 +126,9 @@ def test_updates_are_noticed_by_caches() -> None:
 
 
 def test_float32_models_have_the_optimiser_they_ask_for() -> None:
-    assert type(ppo(tiny_llama(6)).policy.optimizer) is torch.optim.Adam
+    optimizer = ppo(tiny_llama(6)).policy.optimizer
+    assert kind_of(optimizer) is torch.optim.Adam
+    assert not hasattr(optimizer, "without_master")
 
 
 def test_a_learning_rate_of_1e_6_moves_a_policy() -> None:

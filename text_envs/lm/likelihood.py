@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from text_envs.lm.precision import in_one_dtype
+from text_envs.lm.precision import exactly, in_one_dtype
 
 __all__ = ["entropy", "linear_log_probs", "linear_scores", "sample", "token_log_probs"]
 
@@ -151,7 +151,7 @@ def _in_chunks(
         if hidden.device.type != "cpu":  # launching kernels costs more than memory traffic
             chunk = max(chunk, 64 * _CHUNK_LOGITS // weight.shape[0])
     hidden, weight, bias = in_one_dtype(hidden, weight, bias)
-    with torch.autocast(hidden.device.type, enabled=False):
+    with exactly(hidden.device.type):
         return cast(
             tuple[Tensor, Tensor, Tensor],
             _LinearLogProbs.apply(  # type: ignore[no-untyped-call]
@@ -204,7 +204,7 @@ class _LinearLogProbs(torch.autograd.Function):
     def backward(
         ctx: Any, grad_log_probs: Tensor, grad_entropies: Tensor, grad_scores: Tensor
     ) -> tuple[Tensor | None, ...]:
-        with torch.autocast(grad_log_probs.device.type, enabled=False):
+        with exactly(grad_log_probs.device.type):
             return _LinearLogProbs._gradients(ctx, grad_log_probs, grad_entropies, grad_scores)
 
     @staticmethod

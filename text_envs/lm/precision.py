@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
@@ -21,7 +22,9 @@ __all__ = [
     "as_dtype",
     "autocast_mark",
     "check_dtype",
+    "exactly",
     "in_one_dtype",
+    "is_casting",
     "outside_autocast",
     "without_cast_cache",
 ]
@@ -84,9 +87,19 @@ def check_dtype(
         raise ValueError(f"device {where} does not compute in {found}; accepted: dtype='float32'")
 
 
+def is_casting(kind: str) -> bool:
+    """Return whether automatic mixed precision is on for a type of device."""
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def exactly(kind: str) -> AbstractContextManager[Any]:
+    """Return a context in which a type of device computes in the precision of its tensors."""
+    return torch.autocast(kind, enabled=False) if is_casting(kind) else nullcontext()
+
+
 def autocast_mark(device: torch.device) -> int:
     """Return a number that tells in which precision a device computes now."""
-    if not torch.is_autocast_enabled(device.type):
+    if not is_casting(device.type):
         return 0
     return 1 + hash(str(torch.get_autocast_dtype(device.type))) % 997
 
@@ -97,7 +110,7 @@ def without_cast_cache(method: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(method)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         kind: str = cast(Any, args[0])._bias.device.type
-        if not torch.is_autocast_enabled(kind):
+        if not is_casting(kind):
             return method(*args, **kwargs)
         dtype = torch.get_autocast_dtype(kind)
         with torch.autocast(kind, dtype=dtype, cache_enabled=False):
@@ -111,7 +124,7 @@ def outside_autocast(method: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(method)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        with torch.autocast(cast(Tensor, args[1]).device.type, enabled=False):
+        with exactly(cast(Tensor, args[1]).device.type):
             return method(*args, **kwargs)
 
     return wrapped
@@ -123,6 +136,6 @@ def in_one_dtype(
     """Return the parts of a linear layer in the weight's type, or in that of autocast."""
     kind = hidden.device.type
     dtype: Any = weight.dtype
-    if torch.is_autocast_enabled(kind) and dtype == torch.float32:
+    if is_casting(kind) and dtype == torch.float32:
         dtype = torch.get_autocast_dtype(kind)
     return hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
