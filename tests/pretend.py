@@ -72,6 +72,8 @@ class Accelerator(TorchDispatchMode):
             self.seen["wait"] += 1
             self.seen[f"wait for {func}"] += 1
         result = func(*tree_map(_bare, args), **tree_map(_bare, kwargs))
+        if not func._schema.returns:  # in place, of many tensors
+            return None
         if func._schema.name[-1] == "_" and func._schema.name[-2:] != "__":
             return args[0]
         if "out" in kwargs:

@@ -149,9 +149,7 @@ def test_a_fresh_adapter_has_no_kl_and_later_that_to_a_copy(family: str) -> None
         agent = ppo(lm, policy=policy, reference=reference, learning_rate=1e-2)
         torch.manual_seed(1)
         rollout = agent._play(agent.env, agent.env.reset(), lambda step: True).rollout
-        own = agent.policy.evaluate_episodes(
-            rollout.tokens, rollout.columns, rollout.actions, rollout.mask
-        )[0]
+        own = score(agent.policy.actor, rollout)
         assert torch.equal(own, score(agent.reference, rollout)), "exactly 0 at first"
         kls: list[float] = []
         agent._last_obs = agent.env.reset()
