@@ -61,6 +61,7 @@ def on_policy(name: str, lm: Any, args: Any, task: Words) -> Any:
         policy_kwargs={
             "model": lm, "forbidden": [task.tokenizer.eos_id],
             "gradient_checkpointing": "checkpointing" in name,
+            "lora": {"r": 8, "target_modules": "all-linear"} if "LoRA" in name else None,
         },
     )  # fmt: skip
     agent.set_logger(configure(None, []))
