@@ -35,7 +35,7 @@ def data() -> EpisodeDataset:
 
 @pytest.fixture(scope="module")
 def trained(data: EpisodeDataset) -> DecisionTransformer:
-    return make(data, learning_rate=1e-2).learn(n_epochs=30)
+    return make(data, learning_rate=3e-3).learn(n_epochs=40)
 
 
 def make(data: Any, env: Any = TOY, **kwargs: Any) -> DecisionTransformer:
