@@ -29,11 +29,12 @@ import numpy as np
 __all__ = ["measure"]
 
 OURS = (
-    "bare", "PPO", "PPO checkpointing", "PPO LoRA", "RLOO", "GRPO", "BC", "BC smoothing", "ILQL"
+    "bare", "PPO", "PPO checkpointing", "PPO LoRA", "RLOO", "GRPO", "BC", "BC smoothing", "ILQL",
+    "ILQL checkpointing",
 )  # fmt: skip
 PEERS = ("TRL RLOO", "TRL GRPO")
 # Times the peak of a bare step, at most.
-MEMORY = {"PPO": 1.25, "PPO LoRA": 0.6, "ILQL": 2.0}
+MEMORY = {"PPO": 1.25, "PPO LoRA": 0.6, "ILQL": 2.0, "ILQL checkpointing": 2.0}
 
 
 def _run(python: str, module: str, what: str, common: dict[str, Any]) -> dict[str, Any]:

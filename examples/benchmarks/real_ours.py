@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -68,8 +69,12 @@ def on_policy(name: str, lm: Any, args: Any, task: Words) -> Any:
     return agent
 
 
-def offline(name: str, lm: Any, args: Any, task: Words) -> Any:
-    """Return an agent that learns from B recorded episodes of T tokens."""
+def offline(name: str, folder: str, args: Any, task: Words) -> Any:
+    """Return an agent that learns from B recorded episodes of T tokens.
+
+    Its model is named, as a user names it: a model that is given stays its owner's beside the
+    frozen copy.
+    """
     shape = (args.sequences, args.prompt + args.tokens)
     tokens = np.random.default_rng(0).integers(task.tokenizer.vocab_size - 4, size=shape)
     roles = np.full(shape, int(Role.ACTION))
@@ -80,11 +85,12 @@ def offline(name: str, lm: Any, args: Any, task: Words) -> Any:
         tokens=tokens, roles=roles, rewards=rewards, truncated=np.zeros(args.sequences, bool),
         example_indices=np.zeros(args.sequences, int), finish_reasons=("length",) * args.sequences,
     )  # fmt: skip
-    policy = "ValueGuidedPolicy" if name == "ILQL" else "CausalLMPolicy"
+    policy = "ValueGuidedPolicy" if name.startswith("ILQL") else "CausalLMPolicy"
     extra = {"label_smoothing": 0.1} if "smoothing" in name else {}
+    kwargs = {"model": folder, "gradient_checkpointing": "checkpointing" in name}
     agent = getattr(agents, name.split()[0])(
         policy, text_envs.make_sb3(task, num_envs=1), dataset=data, batch_size=args.sequences,
-        learning_rate=1e-6, seed=args.seed, device="cpu", policy_kwargs={"model": lm}, **extra,
+        learning_rate=1e-6, seed=args.seed, device="cpu", policy_kwargs=kwargs, **extra,
     )  # fmt: skip
     agent.set_logger(configure(None, []))
     return agent
@@ -125,8 +131,13 @@ def main() -> None:
         watch.report()
         return
     plays = args.what.split()[0] in ("PPO", "RLOO", "GRPO")
-    agent = (on_policy if plays else offline)(args.what, lm, args, task)
-    del lm
+    if plays:
+        agent = on_policy(args.what, lm, args, task)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            lm.save_pretrained(folder)  # without a tokenizer: the words are the task's
+            del lm
+            agent = offline(args.what, folder, args, task)
     name = "train" if plays else "train_step"
     setattr(agent, name, watch.timed("update", getattr(agent, name)))
     watch.forget_peak()
