@@ -89,10 +89,10 @@ from agents.common.checks import require, require_batch, require_whole
 from agents.common.settings import Setting, counting
 from agents.losses.distributional import (
     DIVERGENCES,
-    dpg_weights,
     effective_sample_size,
     kl_to_target,
     total_variation,
+    weights_where_known,
 )
 from agents.policies.causal_lm import CausalLMPolicy
 from agents.rollouts.episodes import score
@@ -234,6 +234,10 @@ class DPG(TargetAlgorithm):
 
     _sampler: CausalLMPolicy | None
 
+    @property
+    def _kind(self) -> dict[str, Any]:
+        return {"divergence": self.divergence, "baseline": self.baseline}
+
     # -- training ------------------------------------------------------------------------------
 
     def train(self) -> None:
@@ -264,7 +268,7 @@ class DPG(TargetAlgorithm):
             coupled = self.baseline and self.divergence != "kl"
             if coupled and self.parts_of(minibatch) is not None:
                 now = score(self.policy.actor, minibatch, self.micro_batch_size)
-                weights = self._weights(*facts, now.double().sum(dim=1))
+                weights = weights_where_known(*facts, now.double().sum(dim=1), **self._kind)
             loss = partial(self._loss, facts=facts, weights=weights, length=length, seen=log_pi)
             for name, value in self.descend(minibatch, loss).items():
                 stats["dpg_loss" if name == "loss" else name].append(value)
@@ -300,27 +304,11 @@ class DPG(TargetAlgorithm):
         seen[at] = log_pi.detach()
         if weights is None:
             log_p, log_q, log_z = (fact[at] for fact in facts)
-            chosen = self._weights(log_p, log_q, log_z, log_pi)
+            chosen = weights_where_known(log_p, log_q, log_z, log_pi, **self._kind)
         else:
             chosen = weights[at]
         # In units of the mean length, so that the norm of the gradient is one of a token.
         return -(chosen * log_pi).sum() / (len(share.whole) * length), {}
-
-    def _weights(self, log_p: Tensor, log_q: Tensor, log_z: Tensor, log_pi: Tensor) -> Tensor:
-        """Return the weight of each text `(B,)`."""
-        # A start of whose texts none is in the support says nothing about its normaliser.
-        known = log_z.isfinite()
-        weights = torch.zeros_like(log_pi)
-        if bool(known.any()):
-            weights[known] = dpg_weights(
-                log_p[known],
-                log_q[known],
-                log_pi[known],
-                log_z[known],
-                divergence=self.divergence,
-                baseline=self.baseline,
-            )
-        return weights.detach()
 
     def _record(
         self, rollout: Rollout, log_p: Tensor, log_q: Tensor, log_pi: Tensor, log_z: Tensor

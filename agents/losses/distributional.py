@@ -8,6 +8,7 @@ excludes has $\log P = -\infty$.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ __all__ = [
     "log_normaliser",
     "moment_range",
     "total_variation",
+    "weights_where_known",
 ]
 
 DIVERGENCES = ("kl", "reverse_kl", "tv", "js", "chi2", "reverse_chi2")
@@ -292,3 +294,25 @@ def fit_multipliers(
 def _members(groups: Tensor) -> Tensor:
     """Return which samples are of which group, bool `(G, B)`."""
     return groups == torch.arange(int(groups.max()) + 1, device=groups.device)[:, None]
+
+
+def weights_where_known(
+    log_p: Tensor, log_q: Tensor, log_z: Tensor, log_pi: Tensor, **kwargs: Any
+) -> Tensor:
+    """Return `dpg_weights` `(B,)` of the texts whose normaliser is known, and 0 of the others.
+
+    A start of whose texts none is in the support says nothing about its normaliser.
+
+    Args:
+        log_p: `(B,)`.
+        log_q: `(B,)`.
+        log_z: `(B,)`; infinite where it is not known.
+        log_pi: `(B,)`.
+        **kwargs: `divergence` and `baseline`.
+    """
+    known = log_z.isfinite()
+    weights = torch.zeros_like(log_pi)
+    if bool(known.any()):
+        parts = (x[known] for x in (log_p, log_q, log_pi, log_z))
+        weights[known] = dpg_weights(*parts, **kwargs)
+    return weights.detach()

@@ -154,12 +154,8 @@ class ValueGuidedPolicy(CausalLMPolicy):
         if not train_policy:
             self.actor.requires_grad_(False)
         learning = [*self.actor.parameters(), *self.critic.trained_parameters()]
-        self.optimizer = make_optimizer(
-            self.optimizer_class,
-            [p for p in learning if p.requires_grad],
-            lr_schedule(1),
-            self.optimizer_kwargs,
-        )
+        trained, arguments = [p for p in learning if p.requires_grad], self.optimizer_kwargs
+        self.optimizer = make_optimizer(self.optimizer_class, trained, lr_schedule(1), arguments)
         self.gradient_checkpointing = self.gradient_checkpointing  # of the trunks as well
         self.changed("candidates")
 

@@ -225,7 +225,9 @@ class TextAlgorithm(Guarded, BaseAlgorithm):
 
     def accumulate(self, batch: Any, loss: Loss, passes: int = 1) -> dict[str, Tensor]:
         """Leave the gradients of a minibatch's loss at the parameters; see `descend`."""
-        self.policy.optimizer.zero_grad()  # before the forward pass, which wants their memory
+        # The passes want the memory of the last gradients, and of states that a step makes stale.
+        self.policy.optimizer.zero_grad()
+        cast(CausalLMPolicy, self.policy).actor.invalidate()
         cut = self.parts_of(batch, passes)
         total: Tensor | float = 0.0
         metrics: dict[str, Tensor] = {}

@@ -207,6 +207,7 @@ class EpisodicAlgorithm(ReferencedAlgorithm, OnPolicyAlgorithm):
         The last two arguments are Stable-Baselines3's and not used.
         """
         self.policy.set_training_mode(False)
+        self.policy.optimizer.zero_grad()  # gradients take as much memory as weights
         callback.on_rollout_start()
         if self.group_size == 1 and not cast(Any, self._last_episode_starts).all():
             self._last_obs = env.reset()  # type: ignore[assignment]

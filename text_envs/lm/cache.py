@@ -151,8 +151,11 @@ class CachedDecoder:
         self._bias: Tensor | None = None  # (rows, columns) 0 where a slot may be attended to
 
     def invalidate(self) -> None:
-        """Forget everything cached; call it when weights changed behind autograd's back."""
-        self._cached[:] = 0
+        """Forget everything cached and give its memory back.
+
+        Call it when weights changed behind autograd's back, or are about to change.
+        """
+        self._allocate(0, 0)
 
     @torch.inference_mode()
     def last_hidden(self, tokens: Ints, rows: Ints, device: torch.device) -> tuple[Tensor, Ints]:
