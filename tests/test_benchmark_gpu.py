@@ -20,6 +20,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.long
 def test_the_script_runs_on_the_cpu(tmp_path: Path) -> None:
     done = run("--quick", "--out", os.fspath(tmp_path / "gpu.json"))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -35,6 +35,7 @@ def test_page(folder: Path) -> None:
     assert (folder.parent / "friendly" / "model.safetensors").exists()
 
 
+@pytest.mark.long
 def test_example_goes_on_where_it_was_interrupted(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, str(ROOT / "examples" / "real_model.py"), "--quick"]

@@ -32,7 +32,7 @@ LOADERS = {
     "from_pretrained", "from_config", "pipeline", "SentenceTransformer", "CrossEncoder",
     "SparseEncoder", "load_dataset", "load_metric", "BERTScorer", "get_class_from_dynamic_module",
 }  # fmt: skip
-OTHERS = {"minari.load_dataset"}  # which knows no such argument
+OTHERS = {"minari.load_dataset", "peft.LoraConfig.from_pretrained"}  # know no such argument
 
 
 def calls(tree: ast.AST) -> Iterator[tuple[int, str, ast.Call]]:
