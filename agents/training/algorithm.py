@@ -216,7 +216,7 @@ class TextAlgorithm(Guarded, BaseAlgorithm):
         """Leave the gradients of a minibatch's loss at the parameters; see `descend`."""
         # The passes want the memory of the last gradients, and of states that a step makes stale.
         self.policy.optimizer.zero_grad()
-        self.policy.actor.invalidate()
+        cast(CausalLMPolicy, self.policy).actor.invalidate()
         cut = self.parts_of(batch, passes)
         total: Tensor | float = 0.0
         metrics: dict[str, Tensor] = {}
