@@ -9,8 +9,8 @@ INSTALLED := $(VENV)/.installed
 
 help:
 	@echo "make demo         train PPO on movie reviews and show before and after (under 3 minutes)"
-	@echo "make test         run the tests (under 10 minutes on 2 cores)"
-	@echo "make test-long    run studies, benchmarks and recipes at their smallest size (5 minutes)"
+	@echo "make test         run the tests"
+	@echo "make test-long    run studies, benchmarks and recipes at their smallest size"
 	@echo "make test-browser open pages in headless Chromium; installs it on Debian where it is missing"
 	@echo "make check        lint, types and tests"
 	@echo "make bench        measure speed and memory as ratios; writes docs/results/benchmark.json"

@@ -11,7 +11,7 @@ Where the host still waits for an accelerator, and `tests/lm/test_transfers.py` 
 |---|---|---|
 | a token | 1 | the environment needs the ids (`download`); the new observations go up (`upload`) |
 | the forward and backward pass of a minibatch | 0 | |
-| `optimize` | 1 | no step may be taken on a loss that is not finite |
+| a micro-batch's loss | 1 | no step may be taken on one that is not finite |
 | a minibatch with `target_kl` | 1 | whether to go on |
 | a roll-out, an update | as many as metrics | what is logged |
 
