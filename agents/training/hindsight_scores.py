@@ -113,7 +113,7 @@ def _mean_log_probs(
 ) -> Tensor:
     """Return the mean log-probabilities `(n,)` of n texts under their goals."""
     hidden = actor.encode(tokens, columns, mask, goals)
-    log_probs, _ = actor.log_probs(hidden, actions[mask])
+    log_probs, _ = actor.log_probs(hidden, taken(actions, mask))
     return mean_log_probs(_padded(log_probs, mask), mask)
 
 

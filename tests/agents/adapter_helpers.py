@@ -6,10 +6,9 @@ import warnings
 from typing import Any
 
 import torch
-from test_copies import ALGORITHMS, MODEL, TOY
+from test_copies import ALGORITHMS, TOY, make
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-import agents
 import text_envs
 
 __all__ = ["ALGORITHMS", "TOY", "VALUES", "held", "make", "neox", "peft_model", "reload"]
@@ -17,28 +16,6 @@ __all__ = ["ALGORITHMS", "TOY", "VALUES", "held", "make", "neox", "peft_model", 
 VALUES = ("CQL", "ILQL", "MCValues")
 GUIDED = ("AggreVaTeD", "D2LOLS", "LOLS", "PPOPlusPlus")
 OFFLINE = ("BC", "DecisionTransformer", *VALUES)
-
-
-def make(name: str, recorded: Any, model: Any = None, **policy_kwargs: Any) -> Any:
-    """Return an agent of each class."""
-    cls: Any = getattr(agents, name)
-    policy_kwargs = {"model": MODEL if model is None else model, **policy_kwargs}
-    kwargs: dict[str, Any] = {"seed": 0, "device": "cpu", "policy_kwargs": policy_kwargs}
-    if name in OFFLINE:
-        policy = "ValueGuidedPolicy" if name in VALUES else "CausalLMPolicy"
-        return cls(policy, TOY, dataset=recorded, num_envs=4, batch_size=8, **kwargs)
-    extra: dict[str, Any] = {"n_episodes": 8, "num_envs": 4}
-    if name == "DPG":
-        extra |= {"beta": 0.5, "proposal": "adaptive", "proposal_interval": 1}
-    elif name in ("HIR", "FARL"):
-        extra |= {"group_size": 2, "levels": [1.0], "n_epochs": 1}
-    elif name in GUIDED:
-        extra |= {"guide": "script:random", "num_envs": 8, "kl_coef": 0.1}
-    elif name in ("GRPO", "RLOO"):
-        extra |= {"group_size": 2, "kl_coef": 0.1}
-    else:
-        extra |= {"kl_coef": 0.1, "kl_target": 0.5}
-    return cls("CausalLMPolicy", TOY, **extra, **kwargs)
 
 
 def reload(agent: Any, path: Any, recorded: Any, **kwargs: Any) -> Any:

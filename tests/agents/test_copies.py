@@ -33,10 +33,11 @@ def recorded() -> Any:
     return datasets.collect(TOY, "random", 24, seed=0)
 
 
-def make(name: str, recorded: Any) -> Any:
+def make(name: str, recorded: Any, **policy_kwargs: Any) -> Any:
     """Return an agent of each class, with a small model and what makes its policy special."""
     cls: Any = getattr(agents, name)
-    kwargs: dict[str, Any] = {"seed": 0, "device": "cpu", "policy_kwargs": {"model": MODEL}}
+    policy_kwargs = {"model": MODEL, **policy_kwargs}
+    kwargs: dict[str, Any] = {"seed": 0, "device": "cpu", "policy_kwargs": policy_kwargs}
     if name in ("BC", "DecisionTransformer", "CQL", "ILQL", "MCValues"):
         policy = "CausalLMPolicy" if name in ("BC", "DecisionTransformer") else "ValueGuidedPolicy"
         return cls(policy, TOY, dataset=recorded, num_envs=4, batch_size=8, **kwargs)

@@ -36,6 +36,17 @@ def test_entropy_ignores_forbidden_words() -> None:
     assert torch.isfinite(logits.grad).all()  # type: ignore[arg-type]
 
 
+def output_layer(forbid: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return states `(7, 4)`, weight `(5, 4)` and bias `(5,)`, all with gradient."""
+    torch.manual_seed(0)
+    hidden = torch.randn(7, 4, requires_grad=True)
+    weight = torch.randn(5, 4, requires_grad=True)
+    bias = torch.randn(5)
+    if forbid:
+        bias[2] = -math.inf
+    return hidden, weight, bias.requires_grad_()
+
+
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("forbid", [False, True])
 @pytest.mark.parametrize("chunk", [1, 3, 100])
@@ -45,13 +56,7 @@ def test_linear_log_probs_equal_the_textbook(
     """Values and all gradients, with and without entropy, for any chunk, kept or recomputed."""
     if not keep:
         monkeypatch.setattr("text_envs.lm.likelihood._KEPT_PROBABILITIES", 0)
-    torch.manual_seed(0)
-    hidden = torch.randn(7, 4, requires_grad=True)
-    weight = torch.randn(5, 4, requires_grad=True)
-    bias = torch.randn(5)
-    if forbid:
-        bias[2] = -math.inf
-    bias.requires_grad_()
+    hidden, weight, bias = output_layer(forbid)
     actions = torch.tensor([0, 1, 3, 4, 0, 1, 3])
     inputs = (hidden, weight, bias)
     g, h = torch.randn(7), torch.randn(7)
@@ -83,13 +88,7 @@ def test_scores_and_smoothing_equal_the_textbook(
     forbid: bool, room: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("text_envs.lm.likelihood._KEPT_PROBABILITIES", room)
-    torch.manual_seed(0)
-    hidden = torch.randn(7, 4, requires_grad=True)
-    weight = torch.randn(5, 4, requires_grad=True)
-    bias = torch.randn(5)
-    if forbid:
-        bias[2] = -math.inf
-    bias.requires_grad_()
+    hidden, weight, bias = output_layer(forbid)
     actions, g, h = torch.tensor([0, 1, 3, 4, 0, 1, 3]), torch.randn(7), torch.randn(7)
     inputs = (hidden, weight, bias)
     scores, log_probs = linear_scores(*inputs, actions, chunk=2)

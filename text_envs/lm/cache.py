@@ -26,7 +26,10 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from text_envs.lm.transfers import upload
 
-__all__ = ["CachedDecoder", "SlotLayer", "SlotPlan"]
+__all__ = ["KEEP_WHILE", "CachedDecoder", "SlotLayer", "SlotPlan"]
+
+KEEP_WHILE = 0.8
+"""Share of rows still going at which the others leave a batch: moving the cache costs a step."""
 
 Ints = NDArray[np.int64]
 
